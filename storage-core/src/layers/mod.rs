@@ -1,0 +1,1 @@
+//! Wrappers that are backends themselves, one concern each.

@@ -1,0 +1,43 @@
+//! One storage contract for metrics, and what works over any backend.
+//!
+//! | module | what lives there |
+//! |---|---|
+//! | [`metrics`] | the model ([`MetricRecord`], [`TimeRange`], [`MetricAggregation`] ...) and the contract, [`StorageBackend`] |
+//! | [`error`] | [`Error`] with kind, outcome and retry advice |
+//! | [`capabilities`] | what may differ between backends, as data |
+//! | [`memory`] | [`InMemory`], the reference backend |
+//! | [`layers`] | wrappers that are backends themselves: retry, timeout, observe, faulty |
+//!
+//! The contract is stated in one place, the documentation of [`StorageBackend`]; the crate
+//! `conformance-tests` holds a case for every sentence of it. This crate knows no driver, no SQL
+//! and no file format.
+//!
+//! ```
+//! use chrono::{TimeZone, Utc};
+//! use storage_core::{InMemory, MetricRecord, StorageBackend, TimeRange};
+//!
+//! # #[tokio::main(flavor = "current_thread")] async fn main() -> storage_core::Result<()> {
+//! let store = InMemory::new();
+//! let noon = Utc.with_ymd_and_hms(2026, 1, 1, 12, 0, 0).unwrap();
+//! store.write_batch(&[MetricRecord::new("web-1", noon, "cpu_usage", 42.5)]).await?;
+//!
+//! let day = TimeRange::new(noon, noon + chrono::Duration::days(1))?;
+//! let cpu = store.aggregate("web-1", "cpu_usage", day).await?;
+//! assert_eq!((cpu.count, cpu.max), (1, Some(42.5)));
+//! # Ok(()) }
+//! ```
+
+pub mod capabilities;
+pub mod error;
+pub mod layers;
+pub mod memory;
+pub mod metrics;
+
+pub use capabilities::Capabilities;
+pub use error::{Error, ErrorKind, Outcome, Result};
+pub use memory::InMemory;
+pub use metrics::{
+    CheckReport, Health, HealthStatus, Matcher, MetricAggregation, MetricRecord, Sample, ScanStream,
+    SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
+    StorageBackendExt, StorageStats, TimeRange, Window,
+};

@@ -1,0 +1,225 @@
+//! Aggregates of samples: count, sum, minimum, maximum, average, first and last.
+//!
+//! The sum is kept in twice the precision of an `f64` (Knuth's TwoSum), so that every backend
+//! gives the same answer whatever way it splits the samples into blocks, rows or files.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::record::SeriesKey;
+
+/// What is known of the samples of a series in a range or window.
+///
+/// With no samples `count` is 0 and everything else `None`; no field is ever NaN.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct MetricAggregation {
+    /// Number of samples.
+    pub count: u64,
+    /// Sum of the values; infinite if the exact sum does not fit into an `f64`.
+    pub sum: Option<f64>,
+    /// Smallest value.
+    pub min: Option<f64>,
+    /// Largest value.
+    pub max: Option<f64>,
+    /// `sum / count`.
+    pub avg: Option<f64>,
+    /// Value of the earliest sample.
+    pub first: Option<f64>,
+    /// Value of the latest sample.
+    pub last: Option<f64>,
+}
+
+/// The aggregate of one window of time.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Window {
+    /// Where the window starts: a multiple of its width since the epoch.
+    pub start: DateTime<Utc>,
+    /// What is known of its samples; never empty.
+    #[serde(flatten)]
+    pub aggregation: MetricAggregation,
+}
+
+/// The windows of one series, oldest first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeriesWindows {
+    /// Whose windows.
+    pub series: SeriesKey,
+    /// The windows that hold at least one sample.
+    pub windows: Vec<Window>,
+}
+
+/// Builds a [`MetricAggregation`] from samples, or from aggregates of samples, in order of time.
+///
+/// ```
+/// use storage_core::metrics::Accumulator;
+///
+/// let mut early = Accumulator::default();
+/// early.push(2.0);
+/// let mut all = Accumulator::default();
+/// all.push_aggregation(&early.finish());
+/// all.push(4.0);
+/// let aggregation = all.finish();
+/// assert_eq!((aggregation.count, aggregation.avg), (2, Some(3.0)));
+/// ```
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Accumulator {
+    count: u64,
+    sum: Sum,
+    min: f64,
+    max: f64,
+    first: f64,
+    last: f64,
+}
+
+impl Accumulator {
+    /// Adds a sample that is later than all before.
+    #[inline]
+    pub fn push(&mut self, value: f64) {
+        if self.count == 0 {
+            (self.min, self.max, self.first) = (value, value, value);
+        }
+        self.count += 1;
+        self.sum.add(value);
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        self.last = value;
+    }
+
+    /// Adds the aggregate of samples that are all later than those before.
+    ///
+    /// An aggregate whose sum is infinite has lost what it would take to be added exactly: push
+    /// its samples instead.
+    pub fn push_aggregation(&mut self, later: &MetricAggregation) {
+        let (Some(sum), Some(min), Some(max), Some(first), Some(last)) =
+            (later.sum, later.min, later.max, later.first, later.last)
+        else {
+            return;
+        };
+        if self.count == 0 {
+            (self.min, self.max, self.first) = (min, max, first);
+        }
+        self.count += later.count;
+        self.sum.add(sum);
+        self.min = self.min.min(min);
+        self.max = self.max.max(max);
+        self.last = last;
+    }
+
+    /// Number of samples so far.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns the aggregate of everything pushed.
+    pub fn finish(&self) -> MetricAggregation {
+        if self.count == 0 {
+            return MetricAggregation::default();
+        }
+        let sum = self.sum.value();
+        MetricAggregation {
+            count: self.count,
+            sum: Some(sum),
+            min: Some(self.min),
+            max: Some(self.max),
+            avg: Some(sum / self.count as f64),
+            first: Some(self.first),
+            last: Some(self.last),
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a f64> for Accumulator {
+    fn from_iter<I: IntoIterator<Item = &'a f64>>(values: I) -> Self {
+        let mut accumulator = Self::default();
+        values.into_iter().for_each(|value| accumulator.push(*value));
+        accumulator
+    }
+}
+
+/// From here on values are summed apart, scaled down, so that no partial sum overflows.
+const HUGE: f64 = f64::from_bits((1023 + 960) << 52); // 2^960
+const SCALE: f64 = f64::from_bits((1023 - 128) << 52); // 2^-128
+
+/// A sum in double-double arithmetic that cannot overflow before it is asked for its value.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    normal: (f64, f64),
+    huge_scaled: (f64, f64),
+}
+
+impl Sum {
+    #[inline]
+    fn add(&mut self, value: f64) {
+        if value.abs() < HUGE {
+            add_exactly(&mut self.normal, value);
+        } else {
+            add_exactly(&mut self.huge_scaled, value * SCALE);
+        }
+    }
+
+    fn value(&self) -> f64 {
+        let normal = self.normal.0 + self.normal.1;
+        if self.huge_scaled == (0.0, 0.0) {
+            return normal;
+        }
+        if !(self.huge_scaled.0 + self.huge_scaled.1).is_finite() {
+            return self.huge_scaled.0;
+        }
+        let mut total = self.huge_scaled;
+        add_exactly(&mut total, self.normal.0 * SCALE);
+        add_exactly(&mut total, self.normal.1 * SCALE);
+        (total.0 + total.1) / SCALE
+    }
+}
+
+/// Adds `value` to `sum.0` and what rounding loses to `sum.1`.
+#[inline]
+fn add_exactly(sum: &mut (f64, f64), value: f64) {
+    let total = sum.0 + value;
+    let part = total - sum.0;
+    sum.1 += (sum.0 - (total - part)) + (value - part);
+    sum.0 = total;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sum_of(values: &[f64]) -> f64 {
+        values.iter().collect::<Accumulator>().finish().sum.unwrap()
+    }
+
+    #[test]
+    fn nothing_is_none() {
+        assert_eq!(Accumulator::default().finish(), MetricAggregation::default());
+    }
+
+    #[test]
+    fn small_values_beside_large_ones_are_kept() {
+        assert_eq!(sum_of(&[1e16, 1.0, -1e16]), 1.0);
+        let tenths = vec![0.1; 10_000_000];
+        assert_eq!(sum_of(&tenths), 1_000_000.000_000_055_5);
+    }
+
+    #[test]
+    fn a_sum_that_fits_survives_a_partial_sum_that_does_not() {
+        assert_eq!(sum_of(&[1e308, 1e308, -1e308]), 1e308);
+        assert_eq!(sum_of(&[f64::MAX, f64::MAX]), f64::INFINITY);
+        assert_eq!(sum_of(&[-f64::MAX, -f64::MAX]), f64::NEG_INFINITY);
+        assert_eq!(sum_of(&[f64::MAX, 1.5, -f64::MAX]), 1.5);
+        assert_eq!(sum_of(&[5e-324, 5e-324]), 1e-323);
+    }
+
+    #[test]
+    fn aggregates_add_up_like_samples() {
+        let values = [3.5, -1.0, 7.25, 0.5];
+        let whole = values.iter().collect::<Accumulator>().finish();
+        let mut parts = Accumulator::default();
+        for half in values.chunks(2) {
+            parts.push_aggregation(&half.iter().collect::<Accumulator>().finish());
+        }
+        assert_eq!(parts.finish(), whole);
+        parts.push_aggregation(&MetricAggregation::default());
+        assert_eq!(parts.finish(), whole);
+    }
+}

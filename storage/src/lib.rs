@@ -1,0 +1,11 @@
+//! One storage contract for metrics, many backends behind it.
+//!
+//! [`connect`] turns a URL into a [`StorageBackend`]; a Cargo feature decides which backends are
+//! built in. Everything of the contract is re-exported from [`storage_core`].
+
+mod registry;
+
+pub use registry::{Scheme, connect, schemes};
+pub use storage_core::*;
+#[cfg(feature = "sqlite")]
+pub use storage_sqlite as sqlite;

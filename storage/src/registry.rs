@@ -1,0 +1,112 @@
+//! Which URL opens which backend: one line per scheme.
+
+use std::sync::Arc;
+
+use storage_core::{Error, ErrorKind, InMemory, Result, StorageBackend};
+
+/// A URL scheme that the library knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scheme {
+    /// What the URL starts with, without `://`.
+    pub name: &'static str,
+    /// The Cargo feature that builds it in, if it takes one.
+    pub feature: Option<&'static str>,
+    /// Whether this build has it.
+    pub built_in: bool,
+}
+
+/// Returns every scheme, built in or not.
+pub fn schemes() -> &'static [Scheme] {
+    const fn scheme(name: &'static str, feature: Option<&'static str>, built_in: bool) -> Scheme {
+        Scheme { name, feature, built_in }
+    }
+    &[
+        scheme("memory", None, true),
+        scheme("sqlite", Some("sqlite"), cfg!(feature = "sqlite")),
+        scheme("postgres", Some("postgres"), false),
+        scheme("postgresql", Some("postgres"), false),
+        scheme("parquet", Some("parquet"), false),
+        scheme("parquet+s3", Some("parquet"), false),
+    ]
+}
+
+/// Opens the store at `url`, and creates it if it does not exist.
+///
+/// | URL | store |
+/// |---|---|
+/// | `memory://` | a new one in memory |
+/// | `memory://NAME` | the one of that name in this process |
+/// | `sqlite://metrics.db`, `sqlite:///var/lib/metrics.db?synchronous=normal` | a SQLite file |
+///
+/// # Errors
+/// `Config` if the scheme is unknown, its feature is not built in, or a parameter is unknown or
+/// out of bounds; otherwise what the backend says when it opens the store.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> storage::Result<()> {
+/// let store = storage::connect("memory://").await?;
+/// assert_eq!(store.stats().await?.total_metrics, 0);
+/// # Ok(()) }
+/// ```
+pub async fn connect(url: &str) -> Result<Arc<dyn StorageBackend>> {
+    let Some((name, rest)) = url.split_once("://") else {
+        return Err(config("a store URL looks like sqlite://metrics.db"));
+    };
+    match (name, find(name)?) {
+        ("memory", _) => connect_memory(rest),
+        #[cfg(feature = "sqlite")]
+        ("sqlite", _) => Ok(Arc::new(storage_sqlite::SqliteBackend::connect(url).await?)),
+        (_, scheme) => Err(not_built_in(scheme)),
+    }
+}
+
+fn connect_memory(name: &str) -> Result<Arc<dyn StorageBackend>> {
+    if name.contains('?') {
+        return Err(config("memory:// takes no parameters"));
+    }
+    Ok(Arc::new(if name.is_empty() { InMemory::new() } else { InMemory::open(name) }))
+}
+
+fn find(name: &str) -> Result<&'static Scheme> {
+    schemes().iter().find(|scheme| scheme.name == name).ok_or_else(|| {
+        let known: Vec<_> = schemes().iter().map(|scheme| scheme.name).collect();
+        config("unknown URL scheme")
+            .with_context("scheme", name)
+            .with_context("known", known.join(" "))
+    })
+}
+
+fn not_built_in(scheme: &Scheme) -> Error {
+    config("this build has no backend for the URL; build with the feature")
+        .with_context("scheme", scheme.name)
+        .with_context("feature", scheme.feature.unwrap_or("none"))
+}
+
+fn config(message: &'static str) -> Error {
+    Error::new(ErrorKind::Config, message).with_operation("connect")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refused(url: &str) -> Error {
+        connect(url).await.err().expect("the URL must be refused")
+    }
+
+    #[tokio::test]
+    async fn unknown_schemes_and_missing_features_are_named() {
+        let error = refused("mysql://host/db").await;
+        assert_eq!((error.kind(), error.context("scheme")), (ErrorKind::Config, Some("mysql")));
+        let error = refused("parquet:///archive").await;
+        assert_eq!((error.kind(), error.context("feature")), (ErrorKind::Config, Some("parquet")));
+        assert_eq!(refused("metrics.db").await.kind(), ErrorKind::Config);
+        assert_eq!(refused("memory://a?b=c").await.kind(), ErrorKind::Config);
+    }
+
+    #[tokio::test]
+    async fn a_password_in_a_refused_url_is_not_shown() {
+        let error = refused("postgres://user:secret@host/db").await;
+        assert!(!format!("{error:#} {error:?}").contains("secret"));
+    }
+}
