@@ -15,19 +15,22 @@ pub struct Scheme {
     pub built_in: bool,
 }
 
+const SCHEMES: &[Scheme] = &[
+    scheme("memory", None, true),
+    scheme("sqlite", Some("sqlite"), cfg!(feature = "sqlite")),
+    scheme("postgres", Some("postgres"), false),
+    scheme("postgresql", Some("postgres"), false),
+    scheme("parquet", Some("parquet"), false),
+    scheme("parquet+s3", Some("parquet"), false),
+];
+
+const fn scheme(name: &'static str, feature: Option<&'static str>, built_in: bool) -> Scheme {
+    Scheme { name, feature, built_in }
+}
+
 /// Returns every scheme, built in or not.
 pub fn schemes() -> &'static [Scheme] {
-    const fn scheme(name: &'static str, feature: Option<&'static str>, built_in: bool) -> Scheme {
-        Scheme { name, feature, built_in }
-    }
-    &[
-        scheme("memory", None, true),
-        scheme("sqlite", Some("sqlite"), cfg!(feature = "sqlite")),
-        scheme("postgres", Some("postgres"), false),
-        scheme("postgresql", Some("postgres"), false),
-        scheme("parquet", Some("parquet"), false),
-        scheme("parquet+s3", Some("parquet"), false),
-    ]
+    SCHEMES
 }
 
 /// Opens the store at `url`, and creates it if it does not exist.
