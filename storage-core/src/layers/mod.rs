@@ -49,7 +49,7 @@ pub type StandardStack<B> = Observe<Retry<Timeout<B>>>;
 /// [`Timeouts`], [`RetryPolicy`] and [`Observe`].
 ///
 /// No call takes longer than [`RetryPolicy::elapsed_max`] plus the [`Timeouts`] of its operation:
-/// 90 seconds for reads and writes, whatever the backend does.
+/// 90 seconds for reads and writes, whatever the backend does. For a scan that holds for each batch.
 pub fn standard_stack<B: StorageBackend>(backend: B) -> StandardStack<B> {
     standard_stack_with(backend, Timeouts::default(), RetryPolicy::default())
 }
