@@ -1,0 +1,113 @@
+//! `storage aggregate`: numbers about series, as a whole or window by window.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use storage::{MetricAggregation, SeriesFilter, SeriesKey, StorageBackend, TimeRange};
+
+use super::note_nothing;
+use crate::args::Aggregate;
+use crate::output::{Cell, Output};
+
+const COLUMNS: [&str; 10] = [
+    "server_id",
+    "metric_type",
+    "window_start",
+    "count",
+    "min",
+    "max",
+    "avg",
+    "sum",
+    "first",
+    "last",
+];
+
+pub(super) async fn run(
+    store: &dyn StorageBackend,
+    args: &Aggregate,
+    output: &mut Output,
+) -> Result<ExitCode> {
+    let (filter, range) = (args.chosen.filter()?, args.span.range()?);
+    let count = match args.window {
+        Some(width) => by_window(store, &filter, range, width, output).await?,
+        None => whole(store, &filter, range, output).await?,
+    };
+    if count == 0 {
+        note_nothing(output, "samples of these series in that range");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn whole(
+    store: &dyn StorageBackend,
+    filter: &SeriesFilter,
+    range: TimeRange,
+    output: &mut Output,
+) -> Result<u64> {
+    let columns: Vec<_> = COLUMNS
+        .into_iter()
+        .filter(|name| *name != "window_start")
+        .collect();
+    let series = match filter.as_exact() {
+        Some((server, metric)) => vec![SeriesKey::new(server, metric)],
+        None => store
+            .series(filter)
+            .await?
+            .into_iter()
+            .map(|info| info.series)
+            .collect(),
+    };
+    let mut count = 0;
+    let mut rows = output.rows(&columns)?;
+    for series in series {
+        let SeriesKey {
+            server_id,
+            metric_type,
+        } = &series;
+        let found = store.aggregate(server_id, metric_type, range).await?;
+        if found.count > 0 {
+            count += 1;
+            rows.row(cells(&series, None, &found))?;
+        }
+    }
+    rows.finish()?;
+    Ok(count)
+}
+
+async fn by_window(
+    store: &dyn StorageBackend,
+    filter: &SeriesFilter,
+    range: TimeRange,
+    width: Duration,
+    output: &mut Output,
+) -> Result<u64> {
+    let mut count = 0;
+    let found = store.windows(filter, range, width).await?;
+    let mut rows = output.rows(&COLUMNS)?;
+    for one in found {
+        for window in one.windows {
+            count += 1;
+            rows.row(cells(
+                &one.series,
+                Some(Cell::Time(window.start)),
+                &window.aggregation,
+            ))?;
+        }
+    }
+    rows.finish()?;
+    Ok(count)
+}
+
+fn cells(series: &SeriesKey, window_start: Option<Cell>, found: &MetricAggregation) -> Vec<Cell> {
+    let mut cells = vec![
+        Cell::text(&series.server_id),
+        Cell::text(&series.metric_type),
+    ];
+    cells.extend(window_start);
+    cells.push(Cell::Count(found.count));
+    cells.extend([found.min, found.max].map(|value| Cell::or_empty(value, Cell::Float)));
+    cells.extend([found.avg, found.sum].map(|value| Cell::or_empty(value, Cell::Derived)));
+    cells.extend([found.first, found.last].map(|value| Cell::or_empty(value, Cell::Float)));
+    cells
+}

@@ -1,0 +1,91 @@
+//! The verbs: which opens the store how, and what it runs.
+
+mod aggregate;
+mod check;
+mod collect;
+mod compact;
+mod completions;
+mod export;
+mod health;
+mod import;
+mod latest;
+mod plot;
+mod prune;
+mod query;
+mod series;
+mod stats;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use chrono::{DateTime, Utc};
+use storage::{SeriesFilter, TimeRange};
+
+use crate::args::{Args, Chosen, Command, Span};
+use crate::output::Output;
+use crate::store;
+
+/// Runs the verb of `args`.
+pub(crate) async fn run(args: Args) -> Result<ExitCode> {
+    let Args { global, command } = args;
+    let mut output = Output::stdout(&global);
+    let output = &mut output;
+    let shown_url = store::shown(&global.url);
+    if let Command::Completions(args) = command {
+        return completions::run(&args, output);
+    }
+    let creates = matches!(command, Command::Collect(_) | Command::Import(_));
+    let store = store::open(&global.url, creates).await?;
+    let code = match command {
+        Command::Collect(args) => collect::run(&store, &args, output, &shown_url).await,
+        Command::Import(args) => import::run(&store, args, output).await,
+        Command::Query(args) => query::run(&*store, &args, output).await,
+        Command::Aggregate(args) => aggregate::run(&*store, &args, output).await,
+        Command::Series(args) => series::run(&*store, &args, output).await,
+        Command::Latest(args) => latest::run(&*store, &args, output).await,
+        Command::Plot(args) => plot::run(&*store, &args, output).await,
+        Command::Export(args) => export::run(&*store, &args, output).await,
+        Command::Prune(args) => prune::run(&*store, &args, output, &shown_url).await,
+        Command::Stats => stats::run(&*store, output, &shown_url).await,
+        Command::Health => health::run(&*store, output).await,
+        Command::Check => check::run(&*store, output).await,
+        Command::Compact => compact::run(&*store, output).await,
+        Command::Completions(_) => Ok(ExitCode::SUCCESS),
+    };
+    let closed = store.close().await;
+    let code = code?;
+    closed?;
+    Ok(code)
+}
+
+impl Chosen {
+    fn filter(&self) -> Result<SeriesFilter> {
+        Ok(SeriesFilter::parse(&self.server, &self.metric)?)
+    }
+}
+
+impl Span {
+    fn range(self) -> Result<TimeRange> {
+        let all = TimeRange::all();
+        let start = self.start.unwrap_or_else(|| all.start());
+        let end = self.end.unwrap_or_else(|| all.end());
+        Ok(TimeRange::new(start, end)?)
+    }
+}
+
+/// Returns the range of the samples before `time`.
+fn range_before(time: DateTime<Utc>) -> Result<TimeRange> {
+    Span {
+        start: None,
+        end: Some(time),
+    }
+    .range()
+}
+
+/// Says why an answer is empty.
+fn note_nothing(output: &Output, what: &str) {
+    output.note(&format!("no {what}; `storage series` lists what there is"));
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! CSV with a header into records.
+
+use std::io::BufRead;
+
+use anyhow::{Result, bail};
+use csv_core::{ReadRecordResult, Reader};
+use storage::MetricRecord;
+
+use super::lines::{Line, Lines};
+use super::{Defaults, Field, NO_METRIC, Parsed, Parser};
+
+/// Reads a record from each line, by the columns of the header.
+pub(crate) struct CsvParser {
+    defaults: Defaults,
+    columns: Vec<Option<Field>>,
+    ignored: Vec<String>,
+    splitter: Splitter,
+}
+
+impl CsvParser {
+    /// Reads the header that begins with `first`.
+    pub(crate) fn new(
+        lines: &mut Lines<impl BufRead>,
+        first: Line,
+        defaults: &Defaults,
+    ) -> Result<Self> {
+        let mut splitter = Splitter::default();
+        let mut state = splitter.push(&first.text);
+        while state == Split::More {
+            let Some(next) = lines.next()? else { break };
+            state = splitter.push(&next.text);
+        }
+        let Ok(names) = splitter.fields().collect::<Result<Vec<_>, _>>() else {
+            bail!("line {}: the CSV header is not UTF-8 text", first.number);
+        };
+        let columns: Vec<_> = names.iter().map(|name| Field::of(name)).collect();
+        for (field, called) in [(Field::Time, "timestamp"), (Field::Value, "value")] {
+            if !columns.contains(&Some(field)) {
+                bail!(
+                    "line {}: the CSV header `{}` has no column `{called}`; \
+                     add a header, or say --input-format",
+                    first.number,
+                    names.join(",")
+                );
+            }
+        }
+        for (index, column) in columns.iter().enumerate() {
+            if column.is_some() && columns[..index].contains(column) {
+                bail!(
+                    "line {}: the CSV header names `{}` twice",
+                    first.number,
+                    names[index]
+                );
+            }
+        }
+        let unknown = names
+            .iter()
+            .zip(&columns)
+            .filter(|(_, column)| column.is_none());
+        let ignored = unknown.map(|(name, _)| (*name).to_owned()).collect();
+        splitter.reset();
+        Ok(Self {
+            defaults: defaults.clone(),
+            columns,
+            ignored,
+            splitter,
+        })
+    }
+
+    fn record(&self) -> Result<MetricRecord, String> {
+        let (mut server, mut metric, mut time, mut value, mut metadata) = ("", "", "", "", "");
+        let found = self.splitter.fields().count();
+        if found != self.columns.len() {
+            return Err(format!(
+                "{found} columns where the header has {}",
+                self.columns.len()
+            ));
+        }
+        for (column, text) in self.columns.iter().zip(self.splitter.fields()) {
+            let text = text.map_err(|_| "the line is not UTF-8 text")?;
+            match column {
+                Some(Field::Server) => server = text,
+                Some(Field::Metric) => metric = text,
+                Some(Field::Time) => time = text,
+                Some(Field::Value) => value = text,
+                Some(Field::Metadata) => metadata = text,
+                None => {}
+            }
+        }
+        if server.is_empty() {
+            server = &self.defaults.server;
+        }
+        if metric.is_empty() {
+            metric = self.defaults.metric.as_deref().ok_or(NO_METRIC)?;
+        }
+        let timestamp = self.defaults.time_format.parse(time)?;
+        let mut record = MetricRecord::new(server, timestamp, metric, parse_value(value)?);
+        if !metadata.trim().is_empty() {
+            let parsed = serde_json::from_str(metadata);
+            record.metadata =
+                Some(parsed.map_err(|error| format!("the metadata is no JSON: {error}"))?);
+        }
+        Ok(record)
+    }
+}
+
+impl Parser for CsvParser {
+    fn parse(&mut self, line: &[u8], records: &mut Vec<MetricRecord>) -> Parsed {
+        let parsed = match self.splitter.push(line) {
+            Split::More => return Parsed::More,
+            Split::TooMuch => Parsed::Bad("a carriage return stands inside the line".into()),
+            Split::Done => match self.record() {
+                Ok(record) => {
+                    records.push(record);
+                    Parsed::Done
+                }
+                Err(reason) => Parsed::Bad(reason),
+            },
+        };
+        self.reset();
+        parsed
+    }
+
+    fn reset(&mut self) {
+        self.splitter.reset();
+    }
+
+    fn ignored(&self) -> &[String] {
+        &self.ignored
+    }
+}
+
+/// Reads a number, or says why not.
+pub(super) fn parse_value(text: &str) -> Result<f64, String> {
+    match text.trim() {
+        "" => Err("the value is empty".into()),
+        text => text
+            .parse()
+            .map_err(|_| format!("the value `{text}` is not a number")),
+    }
+}
+
+/// Whether `line` names a column for the time and one for the value.
+pub(super) fn is_header(line: &[u8]) -> bool {
+    let mut splitter = Splitter::default();
+    splitter.push(line);
+    let fields: Vec<_> = splitter.fields().flatten().filter_map(Field::of).collect();
+    fields.contains(&Field::Time) && fields.contains(&Field::Value)
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Split {
+    Done,
+    More,
+    TooMuch,
+}
+
+/// Cuts lines into fields and undoes the quoting.
+struct Splitter {
+    reader: Reader,
+    text: Vec<u8>,
+    text_len: usize,
+    ends: Vec<usize>,
+    ends_len: usize,
+}
+
+impl Default for Splitter {
+    fn default() -> Self {
+        let (text, ends) = (vec![0; 256], vec![0; 16]);
+        Self {
+            reader: Reader::new(),
+            text,
+            text_len: 0,
+            ends,
+            ends_len: 0,
+        }
+    }
+}
+
+impl Splitter {
+    /// Takes a line with its end, or the next line of a record that is not complete.
+    fn push(&mut self, line: &[u8]) -> Split {
+        match self.push_bytes(line) {
+            // The last line of a text may lack its end.
+            Split::More if !line.ends_with(b"\n") => self.push_bytes(b"\n"),
+            split => split,
+        }
+    }
+
+    fn push_bytes(&mut self, mut bytes: &[u8]) -> Split {
+        while !bytes.is_empty() {
+            let (result, taken, texts, ends) = self.reader.read_record(
+                bytes,
+                &mut self.text[self.text_len..],
+                &mut self.ends[self.ends_len..],
+            );
+            bytes = &bytes[taken..];
+            self.text_len += texts;
+            self.ends_len += ends;
+            match result {
+                ReadRecordResult::InputEmpty => {}
+                ReadRecordResult::OutputFull => self.text.resize(self.text.len() * 2, 0),
+                ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
+                ReadRecordResult::Record | ReadRecordResult::End
+                    if bytes.trim_ascii().is_empty() =>
+                {
+                    return Split::Done;
+                }
+                ReadRecordResult::Record | ReadRecordResult::End => return Split::TooMuch,
+            }
+        }
+        Split::More
+    }
+
+    fn fields(&self) -> impl Iterator<Item = Result<&str, std::str::Utf8Error>> {
+        let ends = &self.ends[..self.ends_len];
+        let starts = std::iter::once(&0).chain(ends);
+        starts
+            .zip(ends)
+            .map(|(start, end)| std::str::from_utf8(&self.text[*start..*end]))
+    }
+
+    fn reset(&mut self) {
+        self.reader.reset();
+        (self.text_len, self.ends_len) = (0, 0);
+    }
+}
