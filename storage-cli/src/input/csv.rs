@@ -3,7 +3,6 @@
 use std::io::BufRead;
 
 use anyhow::{Result, bail};
-use csv_core::{ReadRecordResult, Reader};
 use storage::MetricRecord;
 
 use super::lines::{Line, Lines};
@@ -108,7 +107,7 @@ impl Parser for CsvParser {
     fn parse(&mut self, line: &[u8], records: &mut Vec<MetricRecord>) -> Parsed {
         let parsed = match self.splitter.push(line) {
             Split::More => return Parsed::More,
-            Split::TooMuch => Parsed::Bad("a carriage return stands inside the line".into()),
+            Split::Broken => Parsed::Bad("a quoted text goes on after its closing quote".into()),
             Split::Done => match self.record() {
                 Ok(record) => {
                     records.push(record);
@@ -152,76 +151,72 @@ pub(super) fn is_header(line: &[u8]) -> bool {
 enum Split {
     Done,
     More,
-    TooMuch,
+    Broken,
 }
 
 /// Cuts lines into fields and undoes the quoting.
+///
+/// Unlike most readers it refuses text after a closing quote: a stray quote would pair with the
+/// next one and turn all lines between them into a name.
+#[derive(Default)]
 struct Splitter {
-    reader: Reader,
     text: Vec<u8>,
-    text_len: usize,
     ends: Vec<usize>,
-    ends_len: usize,
-}
-
-impl Default for Splitter {
-    fn default() -> Self {
-        let (text, ends) = (vec![0; 256], vec![0; 16]);
-        Self {
-            reader: Reader::new(),
-            text,
-            text_len: 0,
-            ends,
-            ends_len: 0,
-        }
-    }
+    is_quoted: bool,
 }
 
 impl Splitter {
     /// Takes a line with its end, or the next line of a record that is not complete.
     fn push(&mut self, line: &[u8]) -> Split {
-        match self.push_bytes(line) {
-            // The last line of a text may lack its end.
-            Split::More if !line.ends_with(b"\n") => self.push_bytes(b"\n"),
-            split => split,
-        }
-    }
-
-    fn push_bytes(&mut self, mut bytes: &[u8]) -> Split {
-        while !bytes.is_empty() {
-            let (result, taken, texts, ends) = self.reader.read_record(
-                bytes,
-                &mut self.text[self.text_len..],
-                &mut self.ends[self.ends_len..],
-            );
-            bytes = &bytes[taken..];
-            self.text_len += texts;
-            self.ends_len += ends;
-            match result {
-                ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull => self.text.resize(self.text.len() * 2, 0),
-                ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
-                ReadRecordResult::Record | ReadRecordResult::End
-                    if bytes.trim_ascii().is_empty() =>
-                {
-                    return Split::Done;
+        let body = line.strip_suffix(b"\n").unwrap_or(line);
+        let mut rest = body.strip_suffix(b"\r").unwrap_or(body);
+        let line_end = &line[rest.len()..];
+        loop {
+            if let Some(quoted) = rest.strip_prefix(b"\"").filter(|_| !self.is_quoted) {
+                self.is_quoted = true;
+                rest = quoted;
+            }
+            if !self.is_quoted {
+                let len = position(rest, b',').unwrap_or(rest.len());
+                self.text.extend_from_slice(&rest[..len]);
+                rest = &rest[len..];
+            } else if let Some(len) = position(rest, b'"') {
+                self.text.extend_from_slice(&rest[..len]);
+                rest = &rest[len + 1..];
+                if let Some(after) = rest.strip_prefix(b"\"") {
+                    self.text.push(b'"');
+                    rest = after;
+                    continue;
                 }
-                ReadRecordResult::Record | ReadRecordResult::End => return Split::TooMuch,
+                self.is_quoted = false;
+            } else {
+                self.text.extend_from_slice(rest);
+                self.text.extend_from_slice(line_end);
+                return Split::More;
+            }
+            self.ends.push(self.text.len());
+            match rest.split_first() {
+                None => return Split::Done,
+                Some((b',', after)) => rest = after,
+                Some(_) => return Split::Broken,
             }
         }
-        Split::More
     }
 
     fn fields(&self) -> impl Iterator<Item = Result<&str, std::str::Utf8Error>> {
-        let ends = &self.ends[..self.ends_len];
-        let starts = std::iter::once(&0).chain(ends);
+        let starts = std::iter::once(&0).chain(&self.ends);
         starts
-            .zip(ends)
+            .zip(&self.ends)
             .map(|(start, end)| std::str::from_utf8(&self.text[*start..*end]))
     }
 
     fn reset(&mut self) {
-        self.reader.reset();
-        (self.text_len, self.ends_len) = (0, 0);
+        self.text.clear();
+        self.ends.clear();
+        self.is_quoted = false;
     }
+}
+
+fn position(bytes: &[u8], wanted: u8) -> Option<usize> {
+    bytes.iter().position(|byte| *byte == wanted)
 }

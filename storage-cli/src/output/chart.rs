@@ -225,12 +225,21 @@ impl Scale {
             let margin = if low == 0.0 { 1.0 } else { low.abs() * 0.05 };
             (low, high) = (low - margin, high + margin);
         }
-        let labels = (height as f64 / 4.0).clamp(1.0, 10.0);
+        let labels = (height as f64 / 3.0).clamp(1.0, 10.0);
         let step = round_step((high / labels) - (low / labels));
+        // The axis ends at round numbers, unless that leaves much of the chart empty.
         let (floor, ceil) = ((low / step).floor() * step, (high / step).ceil() * step);
-        if floor.is_finite() && ceil.is_finite() {
-            (low, high) = (floor, ceil);
-        }
+        let spare = (high / 2.0 - low / 2.0) * 0.4;
+        low = if low / 2.0 - floor / 2.0 <= spare / 2.0 {
+            floor
+        } else {
+            low
+        };
+        high = if ceil / 2.0 - high / 2.0 <= spare / 2.0 {
+            ceil
+        } else {
+            high
+        };
         Self { low, high, step }
     }
 
@@ -243,10 +252,10 @@ impl Scale {
     /// Returns labels with the line of characters, from the top, that each belongs to.
     fn labels(&self, height: usize) -> Vec<(usize, String)> {
         let dots = height * 4 - 1;
-        let count = ((self.high / self.step) - (self.low / self.step))
-            .round()
-            .min(1000.0) as usize;
-        let values = (0..=count).map(|index| self.low + index as f64 * self.step);
+        let first = (self.low / self.step - 1e-9).ceil();
+        let last = (self.high / self.step + 1e-9).floor();
+        let count = (last - first).clamp(0.0, 1000.0) as usize;
+        let values = (0..=count).map(|index| (first + index as f64) * self.step);
         values
             .map(|value| {
                 // What is left of a step that cannot be written in binary is zero.
@@ -465,7 +474,7 @@ impl TimeStep {
                 let years = (months / 12).max(1) as i32;
                 let year = time.year() - time.year().rem_euclid(years);
                 let first = time.with_day(1).and_then(|time| time.with_month(1));
-                let first = first.and_then(|time| time.with_year(year.max(1)));
+                let first = first.and_then(|time| time.with_year(year));
                 let midnight = first.and_then(|time| time.with_hour(0)?.with_minute(0));
                 midnight
                     .and_then(|time| time.with_second(0)?.with_nanosecond(0))
@@ -517,7 +526,7 @@ mod tests {
             .collect();
         let text = chart(&values, HOUR).render();
         for part in [
-            "60 ┤",
+            "50 ┤",
             "0 ┤",
             "00:15",
             "00:45",
