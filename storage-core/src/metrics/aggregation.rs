@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::record::SeriesKey;
+use super::time::window_start_ms;
 
 /// What is known of the samples of a series in a range or window.
 ///
@@ -133,6 +134,74 @@ impl<'a> FromIterator<&'a f64> for Accumulator {
         let mut accumulator = Self::default();
         values.into_iter().for_each(|value| accumulator.push(*value));
         accumulator
+    }
+}
+
+/// Builds the windows of one series from samples, or aggregates, that come in order of time.
+///
+/// For backends: the shared part of [`StorageBackend::windows`](crate::StorageBackend::windows).
+///
+/// ```
+/// use storage_core::metrics::WindowBuilder;
+///
+/// let mut builder = WindowBuilder::new(60_000);
+/// builder.push(-1, 1.0);
+/// builder.push(0, 2.0);
+/// builder.push(59_999, 3.0);
+/// let counts: Vec<_> = builder.finish().iter().map(|window| window.aggregation.count).collect();
+/// assert_eq!(counts, [1, 2]);
+/// ```
+#[derive(Debug, Clone)]
+pub struct WindowBuilder {
+    width_ms: i64,
+    done: Vec<Window>,
+    open_ms: i64,
+    open: Accumulator,
+}
+
+impl WindowBuilder {
+    /// Starts with no windows; `width_ms` must be positive, see
+    /// [`width_ms`](super::time::width_ms).
+    pub fn new(width_ms: i64) -> Self {
+        Self { width_ms, done: Vec::new(), open_ms: i64::MIN, open: Accumulator::default() }
+    }
+
+    /// Adds a sample that is later than all before.
+    #[inline]
+    pub fn push(&mut self, ms: i64, value: f64) {
+        self.turn_to(ms);
+        self.open.push(value);
+    }
+
+    /// Adds the aggregate of samples that are later than all before and lie in the window of `ms`.
+    pub fn push_aggregation(&mut self, ms: i64, later: &MetricAggregation) {
+        self.turn_to(ms);
+        self.open.push_aggregation(later);
+    }
+
+    /// Returns the windows that hold at least one sample, oldest first.
+    pub fn finish(mut self) -> Vec<Window> {
+        self.close();
+        self.done
+    }
+
+    /// Makes the window of `ms` the open one.
+    #[inline]
+    fn turn_to(&mut self, ms: i64) {
+        if self.open.count == 0 || ms - self.open_ms >= self.width_ms {
+            self.close();
+            self.open_ms = window_start_ms(ms, self.width_ms);
+        }
+    }
+
+    fn close(&mut self) {
+        if self.open.count == 0 {
+            return;
+        }
+        // The very first window may start before year 1, where no sample is: its start is exact.
+        let start = DateTime::from_timestamp_millis(self.open_ms).unwrap_or(DateTime::UNIX_EPOCH);
+        self.done.push(Window { start, aggregation: self.open.finish() });
+        self.open = Accumulator::default();
     }
 }
 

@@ -9,12 +9,12 @@ use chrono::{DateTime, Utc};
 use futures_core::Stream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::aggregation::{Accumulator, MetricAggregation, SeriesWindows, Window};
+use super::aggregation::{MetricAggregation, SeriesWindows, WindowBuilder};
 use super::filter::SeriesFilter;
 use super::range::TimeRange;
 use super::record::{MetricRecord, Sample, SeriesKey, SeriesSamples};
 use super::stats::{CheckReport, Health, SeriesInfo, StorageStats};
-use super::time::{floor_ms, from_ms, width_ms, window_start_ms};
+use super::time::{floor_ms, width_ms};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, Result};
 
@@ -178,8 +178,11 @@ pub trait StorageBackend: Send + Sync {
         for info in self.series(filter).await? {
             let SeriesKey { server_id, metric_type } = &info.series;
             let records = self.query_range(server_id, metric_type, range).await?;
-            let samples = records.iter().map(|record| (floor_ms(record.timestamp), record.value));
-            let windows = windows_of(samples, width_ms);
+            let mut builder = WindowBuilder::new(width_ms);
+            for record in &records {
+                builder.push(floor_ms(record.timestamp), record.value);
+            }
+            let windows = builder.finish();
             if !windows.is_empty() {
                 found.push(SeriesWindows { series: info.series, windows });
             }
@@ -237,33 +240,6 @@ pub trait StorageBackend: Send + Sync {
     async fn close(&self) -> Result<()> {
         Ok(())
     }
-}
-
-/// Returns the windows of samples that come in order of time.
-///
-/// For backends: the shared part of [`StorageBackend::windows`].
-pub fn windows_of(samples: impl IntoIterator<Item = (i64, f64)>, width_ms: i64) -> Vec<Window> {
-    let mut windows = Vec::new();
-    let mut current: Option<(i64, Accumulator)> = None;
-    for (ms, value) in samples {
-        let start_ms = window_start_ms(ms, width_ms);
-        match &mut current {
-            Some((open_ms, accumulator)) if *open_ms == start_ms => accumulator.push(value),
-            _ => {
-                let mut accumulator = Accumulator::default();
-                accumulator.push(value);
-                windows.extend(current.replace((start_ms, accumulator)).map(finish_window));
-            }
-        }
-    }
-    windows.extend(current.map(finish_window));
-    windows
-}
-
-fn finish_window((start_ms, accumulator): (i64, Accumulator)) -> Window {
-    // The very first window may start before year 1, where no sample is: its start stays exact.
-    let start = DateTime::from_timestamp_millis(start_ms).unwrap_or_else(|| from_ms(start_ms));
-    Window { start, aggregation: accumulator.finish() }
 }
 
 async fn latest_of<B: StorageBackend + ?Sized>(

@@ -12,7 +12,7 @@ pub mod record;
 pub mod stats;
 pub mod time;
 
-pub use aggregation::{Accumulator, MetricAggregation, SeriesWindows, Window};
+pub use aggregation::{Accumulator, MetricAggregation, SeriesWindows, Window, WindowBuilder};
 pub use backend::{ScanStream, StorageBackend};
 pub use ext::StorageBackendExt;
 pub use filter::{Matcher, SeriesFilter};

@@ -1,0 +1,5 @@
+//! Cases about cancel.
+
+pub(crate) fn cases() -> Vec<crate::cases::Case> {
+    Vec::new()
+}

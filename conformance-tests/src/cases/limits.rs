@@ -1,0 +1,5 @@
+//! Cases about limits.
+
+pub(crate) fn cases() -> Vec<crate::cases::Case> {
+    Vec::new()
+}

@@ -1,0 +1,5 @@
+//! Cases about model.
+
+pub(crate) fn cases() -> Vec<crate::cases::Case> {
+    Vec::new()
+}

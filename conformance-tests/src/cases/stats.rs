@@ -1,0 +1,5 @@
+//! Cases about stats.
+
+pub(crate) fn cases() -> Vec<crate::cases::Case> {
+    Vec::new()
+}

@@ -1,0 +1,5 @@
+//! Cases about windows.
+
+pub(crate) fn cases() -> Vec<crate::cases::Case> {
+    Vec::new()
+}

@@ -1,0 +1,29 @@
+//! The in-memory backend passes the suite, with nothing ignored but twins.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use conformance_tests::Fixture;
+use storage_core::{InMemory, Result, StorageBackend};
+
+struct Memory;
+
+#[async_trait]
+impl Fixture for Memory {
+    fn name(&self) -> &str {
+        "memory"
+    }
+
+    async fn open(&self, location: &str) -> Result<Arc<dyn StorageBackend>> {
+        Ok(Arc::new(InMemory::open(location)))
+    }
+
+    async fn destroy(&self, location: &str) -> Result<()> {
+        InMemory::forget(location);
+        Ok(())
+    }
+}
+
+fn main() {
+    conformance_tests::main(Memory)
+}

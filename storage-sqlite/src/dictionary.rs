@@ -1,0 +1,48 @@
+//! The names of series and their ids, in memory.
+//!
+//! Ids are never given to another series and rows are never removed, so what is known stays true;
+//! what other processes add is read with the next question (ids above [`Dictionary::last_id`]).
+
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+use storage_core::{SeriesFilter, SeriesKey};
+
+/// Every series that this handle knows.
+#[derive(Debug, Default)]
+pub(crate) struct Dictionary {
+    by_name: FxHashMap<Box<str>, FxHashMap<Box<str>, i64>>,
+    by_id: FxHashMap<i64, Arc<SeriesKey>>,
+    last_id: i64,
+}
+
+impl Dictionary {
+    pub(crate) fn insert(&mut self, id: i64, key: SeriesKey) {
+        let metrics = self.by_name.entry(key.server_id.as_str().into()).or_default();
+        metrics.insert(key.metric_type.as_str().into(), id);
+        self.by_id.insert(id, Arc::new(key));
+        self.last_id = self.last_id.max(id);
+    }
+
+    /// The largest id that is known; all below are known too.
+    pub(crate) fn last_id(&self) -> i64 {
+        self.last_id
+    }
+
+    pub(crate) fn id(&self, server_id: &str, metric_type: &str) -> Option<i64> {
+        self.by_name.get(server_id)?.get(metric_type).copied()
+    }
+
+    pub(crate) fn key(&self, id: i64) -> Option<&Arc<SeriesKey>> {
+        self.by_id.get(&id)
+    }
+
+    /// Returns the ids of the series that `filter` chooses, in no order.
+    pub(crate) fn matching(&self, filter: &SeriesFilter) -> Vec<i64> {
+        if let Some((server_id, metric_type)) = filter.as_exact() {
+            return self.id(server_id, metric_type).into_iter().collect();
+        }
+        let chosen = self.by_id.iter().filter(|(_, key)| filter.matches_key(key));
+        chosen.map(|(id, _)| *id).collect()
+    }
+}

@@ -1,0 +1,522 @@
+//! Upkeep: sealing the journal into blocks, pruning, giving space back, verifying.
+//!
+//! Every step is one transaction that first checks that the blocks are still as they were read
+//! (`state.version`); if another process changed them, the step is dropped and planned anew. So
+//! any process may seal or prune at any time, and be killed anywhere.
+
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use rustc_hash::FxHashMap;
+use sqlx::Row;
+use sqlx::sqlite::SqliteConnection;
+use storage_core::{Error, ErrorKind, Outcome, Result, TimeRange};
+
+use tokio::sync::Notify;
+
+use crate::codec::{RawSample, block};
+use crate::error::from_sqlx;
+use crate::head::HeadView;
+use crate::read::{State, json_of};
+use crate::schema::{begin, finish, run};
+use crate::seal::{self, Group, NewBlock, OldBlock};
+use crate::store::Store;
+
+/// Samples per series at which sealing pays, and the fewest samples to seal at all.
+const SEAL_SAMPLES_PER_SERIES: usize = 1024;
+const SEAL_SAMPLES_MIN: usize = 65_536;
+
+/// What one step of a seal takes: bounded, because writers wait while it commits.
+const STEP_SERIES_MAX: usize = 64;
+const STEP_SAMPLES_MAX: usize = 131_072;
+
+/// What one step of other upkeep takes.
+const STEP_JOURNAL_ROWS: i64 = 256;
+const STEP_BLOCKS: i64 = 512;
+const STEP_PAGES: i64 = 1024;
+
+/// How often a step is planned anew because other processes were faster.
+const ATTEMPTS_MAX: usize = 1000;
+
+/// How often the age of unsealed samples is looked at.
+const AGE_CHECK_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Whether enough samples wait, or wait long enough, to be sealed.
+pub(crate) fn is_seal_due(store: &Store) -> bool {
+    let head = store.head();
+    let enough = SEAL_SAMPLES_MIN.max(head.series() * SEAL_SAMPLES_PER_SERIES);
+    let is_old = head.since().is_some_and(|since| since.elapsed() >= store.options.seal_after);
+    head.samples() >= enough.min(store.options.seal_samples) || is_old
+}
+
+/// Starts sealing in the background; it ends with the handle.
+pub(crate) fn start(store: &Arc<Store>) {
+    tokio::spawn(seal_in_background(Arc::downgrade(store), Arc::clone(&store.seal_due)));
+}
+
+async fn seal_in_background(weak: Weak<Store>, due: Arc<Notify>) {
+    loop {
+        let Some(store) = weak.upgrade() else { return };
+        if store.check_writable().is_err() {
+            return;
+        }
+        if is_seal_due(&store) {
+            let result = store.seal().await;
+            store.note_upkeep(&result);
+            store.sealed.notify_waiters();
+            if let Err(error) = result {
+                tracing::warn!(target: "storage", %error, "sealing failed; it is tried again");
+            }
+        }
+        let interval = AGE_CHECK_INTERVAL.min(store.options.seal_after);
+        drop(store);
+        // A time limit, because age passes without anybody ringing.
+        let _ = tokio::time::timeout(interval, due.notified()).await;
+    }
+}
+
+impl Store {
+    /// Seals everything that is in the journal now. Nothing is lost or doubled wherever it stops.
+    pub(crate) async fn seal(&self) -> Result<()> {
+        let _alone = self.sealing.lock().await;
+        for _ in 0..ATTEMPTS_MAX {
+            let state = self.catch_up().await?;
+            let up_to = self.head().applied_id();
+            let (target, next) = if state.sealing_id > state.sealed_id {
+                (state.sealing_id, state.sealing_next)
+            } else {
+                (up_to, 0)
+            };
+            if target <= state.sealed_id {
+                return self.drop_sealed_rows(state.sealed_id).await;
+            }
+            // Another process may be sealing too: whoever is late plans anew.
+            let sealed = self.seal_up_to(state, target, next).await?;
+            if let Some(state) = sealed {
+                self.head_mut().trim(state.sealed_id);
+                self.drop_sealed_rows(state.sealed_id).await?;
+                if target >= up_to {
+                    return Ok(());
+                }
+            }
+        }
+        Err(Error::new(ErrorKind::Busy, "other processes kept sealing"))
+    }
+
+    /// Runs the steps of one seal. `None` if another process changed the blocks in between.
+    async fn seal_up_to(&self, mut state: State, target: i64, next: i64) -> Result<Option<State>> {
+        let view = self.head().view();
+        let mut ids: Vec<i64> = view.series.keys().copied().filter(|id| *id >= next).collect();
+        ids.sort_unstable();
+        let mut rest = ids.as_slice();
+        while !rest.is_empty() {
+            let (step, taken) = take_step(&view, &state, target, rest);
+            let done_below = rest[taken - 1] + 1;
+            rest = &rest[taken..];
+            let (dropped, made) = match self.build(step).await {
+                Err(error) if is_changed(&error) => return Ok(None),
+                built => built?,
+            };
+            let after = State {
+                sealing_id: target,
+                sealing_next: done_below,
+                version: state.version + 1,
+                ..state
+            };
+            if !self.replace(state, after, &dropped, made).await? {
+                return Ok(None);
+            }
+            state = after;
+        }
+        let after = State {
+            sealed_id: target,
+            sealing_id: target,
+            sealing_next: 0,
+            version: state.version + 1,
+        };
+        Ok(self.replace(state, after, &[], Vec::new()).await?.then_some(after))
+    }
+
+    /// Reads the blocks that new samples touch and builds what replaces them.
+    async fn build(
+        &self,
+        step: Vec<(i64, Vec<RawSample>)>,
+    ) -> Result<(Vec<OldBlock>, Vec<NewBlock>)> {
+        let mut around = self.blocks_around(&step).await?;
+        let groups: Vec<Group> = step
+            .into_iter()
+            .flat_map(|(id, new)| seal::plan(id, new, &around.remove(&id).unwrap_or_default()))
+            .collect();
+        let dropped: Vec<OldBlock> = groups.iter().filter_map(|group| group.old.clone()).collect();
+        let payloads = self.payloads(&dropped).await?;
+        let built = tokio::task::spawn_blocking(move || {
+            let mut made = Vec::new();
+            for group in groups {
+                let payload = match &group.old {
+                    Some(old) => Some(payloads.get(&old.payload_id).ok_or_else(changed)?),
+                    None => None,
+                };
+                made.extend(seal::encode(group, payload.map(Vec::as_slice))?);
+            }
+            Ok::<_, Error>(made)
+        });
+        Ok((dropped, built.await.map_err(panicked)??))
+    }
+
+    async fn blocks_around(
+        &self,
+        step: &[(i64, Vec<RawSample>)],
+    ) -> Result<FxHashMap<i64, Vec<OldBlock>>> {
+        let extents: Vec<[i64; 3]> = step
+            .iter()
+            .filter_map(|(id, new)| Some([*id, new.first()?.ms, new.last()?.ms]))
+            .collect();
+        let json = serde_json::to_string(&extents).map_err(|error| {
+            Error::new(ErrorKind::Internal, "cannot list series").with_source(error)
+        })?;
+        let rows = sqlx::query(include_str!("sql/blocks_around.sql"))
+            .bind(json)
+            .fetch_all(&self.readers)
+            .await
+            .map_err(from_sqlx)?;
+        let mut around: FxHashMap<i64, Vec<OldBlock>> = FxHashMap::default();
+        for row in rows {
+            let old = old_block(&row).map_err(from_sqlx)?;
+            around.entry(old.series_id).or_default().push(old);
+        }
+        Ok(around)
+    }
+
+    async fn payloads(&self, blocks: &[OldBlock]) -> Result<FxHashMap<i64, Vec<u8>>> {
+        if blocks.is_empty() {
+            return Ok(FxHashMap::default());
+        }
+        let ids: Vec<i64> = blocks.iter().map(|block| block.payload_id).collect();
+        let rows = sqlx::query(
+            "SELECT id, bytes FROM payloads WHERE id IN (SELECT value FROM json_each(?))",
+        )
+        .bind(json_of(&ids))
+        .fetch_all(&self.readers)
+        .await
+        .map_err(from_sqlx)?;
+        rows.iter()
+            .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+            .collect::<std::result::Result<_, sqlx::Error>>()
+            .map_err(from_sqlx)
+    }
+
+    /// Replaces blocks and moves the state on, in one transaction. `false`, and nothing done, if
+    /// the state is not `before` any more.
+    async fn replace(
+        &self,
+        before: State,
+        after: State,
+        dropped: &[OldBlock],
+        made: Vec<NewBlock>,
+    ) -> Result<bool> {
+        let mut writer = self.writer().await?;
+        let connection = writer.connection()?;
+        begin(connection).await?;
+        let replaced = replace_in_transaction(connection, before, after, dropped, &made).await;
+        let result = match replaced {
+            Err(error) if is_changed(&error) => {
+                finish(connection, Err::<(), _>(error)).await.ok();
+                return Ok(false);
+            }
+            result => finish(connection, result).await.map(|()| true),
+        };
+        result.inspect_err(|error| self.note_write_error(error))
+    }
+
+    /// Deletes journal rows that are sealed, in steps.
+    async fn drop_sealed_rows(&self, sealed_id: i64) -> Result<()> {
+        loop {
+            let mut writer = self.writer().await?;
+            let deleted = sqlx::query(
+                "DELETE FROM journal WHERE id <= ?1 AND id <
+                 (SELECT min(id) FROM journal) + ?2",
+            )
+            .bind(sealed_id)
+            .bind(STEP_JOURNAL_ROWS)
+            .execute(writer.connection()?)
+            .await
+            .map_err(from_sqlx)
+            .inspect_err(|error| self.note_write_error(error))?;
+            if deleted.rows_affected() == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Removes everything before `cutoff_ms` and returns how many samples that were.
+    pub(crate) async fn prune(&self, cutoff_ms: i64) -> Result<u64> {
+        let (mut removed, mut seals) = (0, 0);
+        let mut cursor = START;
+        loop {
+            let step = self.prune_step(cutoff_ms, cursor).await;
+            match step.map_err(|error| partly(error, removed))? {
+                PruneStep::Done => return Ok(removed),
+                PruneStep::Removed(count, next) => {
+                    removed += count;
+                    cursor = next;
+                }
+                PruneStep::SealFirst if seals < ATTEMPTS_MAX => {
+                    self.seal().await.map_err(|error| partly(error, removed))?;
+                    seals += 1;
+                    cursor = START;
+                }
+                PruneStep::SealFirst => {
+                    let error = Error::new(ErrorKind::Busy, "others kept writing old samples");
+                    return Err(partly(error, removed));
+                }
+            }
+        }
+    }
+
+    async fn prune_step(&self, cutoff_ms: i64, cursor: BlockKey) -> Result<PruneStep> {
+        let mut writer = self.writer().await?;
+        let connection = writer.connection()?;
+        begin(connection).await?;
+        let step = prune_in_transaction(connection, cutoff_ms, cursor).await;
+        finish(connection, step).await.inspect_err(|error| self.note_write_error(error))
+    }
+
+    /// Gives free pages back to the file system and empties the write-ahead log.
+    pub(crate) async fn give_space_back(&self) -> Result<()> {
+        loop {
+            let mut writer = self.writer().await?;
+            let connection = writer.connection()?;
+            let free: i64 = sqlx::query("PRAGMA freelist_count")
+                .fetch_one(&mut *connection)
+                .await
+                .and_then(|row| row.try_get(0))
+                .map_err(from_sqlx)?;
+            if free == 0 {
+                break;
+            }
+            // Stepped to its end: a single step frees a single page.
+            sqlx::query("PRAGMA incremental_vacuum(1024)")
+                .fetch_all(connection)
+                .await
+                .map_err(from_sqlx)
+                .inspect_err(|error| self.note_write_error(error))?;
+            if free <= STEP_PAGES {
+                break;
+            }
+        }
+        let mut writer = self.writer().await?;
+        // Readers may keep a part of the log: then it is emptied another time.
+        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_all(writer.connection()?)
+            .await
+            .map(drop)
+            .map_err(from_sqlx)
+    }
+}
+
+/// Takes series until a step is full; returns their unsealed samples and how many series they are.
+fn take_step(
+    view: &HeadView,
+    state: &State,
+    target: i64,
+    ids: &[i64],
+) -> (Vec<(i64, Vec<RawSample>)>, usize) {
+    let (mut step, mut taken, mut samples) = (Vec::new(), 0, 0);
+    for &id in ids {
+        if step.len() == STEP_SERIES_MAX || samples >= STEP_SAMPLES_MAX {
+            break;
+        }
+        taken += 1;
+        let new = view.series.get(&id).map_or_else(Vec::new, |unsealed| {
+            unsealed.samples(state.sealed_through(id), target, TimeRange::all())
+        });
+        samples += new.len();
+        if !new.is_empty() {
+            step.push((id, new));
+        }
+    }
+    (step, taken)
+}
+
+async fn replace_in_transaction(
+    connection: &mut SqliteConnection,
+    before: State,
+    after: State,
+    dropped: &[OldBlock],
+    made: &[NewBlock],
+) -> Result<()> {
+    let moved = sqlx::query(
+        "UPDATE state SET sealed_id = ?, sealing_id = ?, sealing_next = ?, version = ?
+         WHERE version = ? AND sealed_id = ?",
+    )
+    .bind(after.sealed_id)
+    .bind(after.sealing_id)
+    .bind(after.sealing_next)
+    .bind(after.version)
+    .bind(before.version)
+    .bind(before.sealed_id)
+    .execute(&mut *connection)
+    .await
+    .map_err(from_sqlx)?;
+    if moved.rows_affected() == 0 {
+        return Err(changed());
+    }
+    for old in dropped {
+        delete_block(connection, old).await?;
+    }
+    for block in made {
+        insert_block(connection, block).await?;
+    }
+    Ok(())
+}
+
+async fn delete_block(connection: &mut SqliteConnection, old: &OldBlock) -> Result<()> {
+    sqlx::query("DELETE FROM blocks WHERE series_id = ? AND start_ms = ?")
+        .bind(old.series_id)
+        .bind(old.start_ms)
+        .execute(&mut *connection)
+        .await
+        .map_err(from_sqlx)?;
+    sqlx::query("DELETE FROM payloads WHERE id = ?")
+        .bind(old.payload_id)
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(from_sqlx)
+}
+
+async fn insert_block(connection: &mut SqliteConnection, block: &NewBlock) -> Result<()> {
+    let payload = sqlx::query("INSERT INTO payloads (bytes) VALUES (?)")
+        .bind(block.payload.as_slice())
+        .execute(&mut *connection)
+        .await
+        .map_err(from_sqlx)?;
+    let summary = &block.summary;
+    sqlx::query("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+        .bind(block.series_id)
+        .bind(block.start_ms)
+        .bind(block.end_ms)
+        .bind(summary.count as i64)
+        .bind(summary.min)
+        .bind(summary.max)
+        .bind(summary.sum)
+        .bind(summary.first)
+        .bind(summary.last)
+        .bind(block.has_metadata)
+        .bind(payload.last_insert_rowid())
+        .execute(connection)
+        .await
+        .map(drop)
+        .map_err(from_sqlx)
+}
+
+/// Series and start of a block.
+type BlockKey = (i64, i64);
+
+/// Before every block.
+const START: BlockKey = (i64::MIN, i64::MIN);
+
+enum PruneStep {
+    /// Nothing is left to remove.
+    Done,
+    /// This many samples were removed; the next step goes on after this block.
+    Removed(u64, BlockKey),
+    /// The journal holds samples before the cutoff, or a seal is under way.
+    SealFirst,
+}
+
+async fn prune_in_transaction(
+    connection: &mut SqliteConnection,
+    cutoff_ms: i64,
+    cursor: BlockKey,
+) -> Result<PruneStep> {
+    let unsealed: bool = sqlx::query(
+        "SELECT EXISTS (SELECT 1 FROM journal, state WHERE id > sealed_id AND min_ms < ?)
+             OR (SELECT sealing_id > sealed_id FROM state)",
+    )
+    .bind(cutoff_ms)
+    .fetch_one(&mut *connection)
+    .await
+    .and_then(|row| row.try_get(0))
+    .map_err(from_sqlx)?;
+    if unsealed {
+        return Ok(PruneStep::SealFirst);
+    }
+    let rows = sqlx::query(
+        "SELECT series_id, start_ms, end_ms, count, payload_id FROM blocks
+         WHERE (series_id, start_ms) > (?, ?) AND start_ms < ?
+         ORDER BY series_id, start_ms LIMIT ?",
+    )
+    .bind(cursor.0)
+    .bind(cursor.1)
+    .bind(cutoff_ms)
+    .bind(STEP_BLOCKS)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(from_sqlx)?;
+    let mut step = PruneStep::Done;
+    let mut removed = 0;
+    for row in &rows {
+        let old = old_block(row).map_err(from_sqlx)?;
+        removed += prune_block(connection, &old, cutoff_ms).await?;
+        step = PruneStep::Removed(removed, (old.series_id, old.start_ms));
+    }
+    if !rows.is_empty() {
+        run(connection, "UPDATE state SET version = version + 1").await?;
+    }
+    Ok(step)
+}
+
+/// Deletes a block, or rewrites it without what is before the cutoff.
+async fn prune_block(
+    connection: &mut SqliteConnection,
+    old: &OldBlock,
+    cutoff_ms: i64,
+) -> Result<u64> {
+    if old.end_ms < cutoff_ms {
+        delete_block(connection, old).await?;
+        return Ok(old.count as u64);
+    }
+    let payload: Vec<u8> = sqlx::query("SELECT bytes FROM payloads WHERE id = ?")
+        .bind(old.payload_id)
+        .fetch_one(&mut *connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(from_sqlx)?;
+    let samples = block::decode(&payload)?;
+    let kept_from = samples.partition_point(|sample| sample.ms < cutoff_ms);
+    let kept = &samples[kept_from..];
+    delete_block(connection, old).await?;
+    if !kept.is_empty() {
+        insert_block(connection, &seal::new_block(old.series_id, kept)?).await?;
+    }
+    Ok(kept_from as u64)
+}
+
+fn old_block(row: &sqlx::sqlite::SqliteRow) -> std::result::Result<OldBlock, sqlx::Error> {
+    Ok(OldBlock {
+        series_id: row.try_get(0)?,
+        start_ms: row.try_get(1)?,
+        end_ms: row.try_get(2)?,
+        count: row.try_get::<i64, _>(3)? as usize,
+        payload_id: row.try_get(4)?,
+    })
+}
+
+/// The error of a step that was planned on blocks that have changed since.
+fn changed() -> Error {
+    Error::new(ErrorKind::Busy, "another process changed the blocks").with_context("changed", true)
+}
+
+fn is_changed(error: &Error) -> bool {
+    error.context("changed").is_some()
+}
+
+/// After a part was removed, a prune that fails has had an effect.
+fn partly(error: Error, removed: u64) -> Error {
+    if removed == 0 { error } else { error.with_outcome(Outcome::Unknown) }
+}
+
+pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a task of the store ended early").with_source(error)
+}

@@ -1,0 +1,191 @@
+//! Opening a database file: what it must be, creating and migrating the tables.
+//!
+//! `PRAGMA application_id` says that a file is ours, `PRAGMA user_version` which version. Nothing
+//! is changed in a file before both are known to be right.
+
+use std::time::{Duration, Instant};
+
+use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
+use sqlx::{ConnectOptions, Row};
+use storage_core::{Error, ErrorKind, Result};
+
+use crate::config::{SqliteOptions, Synchronous};
+use crate::error::from_sqlx;
+
+/// The version of the tables that this library writes.
+pub(crate) const VERSION: i64 = 1;
+
+/// "MStr", in the header of every file of ours.
+const APPLICATION_ID: i64 = 0x4d53_7472;
+
+const SCHEMA: &str = include_str!("sql/schema.sql");
+
+/// Between attempts to open a file that another process is just creating or recovering.
+const RETRY_DELAY: Duration = Duration::from_millis(10);
+
+/// Returns how every connection of a handle is opened.
+pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
+    let connect = SqliteConnectOptions::new()
+        .filename(&options.path)
+        .busy_timeout(options.busy_timeout)
+        .disable_statement_logging();
+    if options.read_only {
+        return connect.read_only(true);
+    }
+    connect
+        .create_if_missing(true)
+        .page_size(4096)
+        .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .synchronous(match options.synchronous {
+            Synchronous::Full => SqliteSynchronous::Full,
+            Synchronous::Normal => SqliteSynchronous::Normal,
+        })
+}
+
+/// Opens the first connection to the file; creates or migrates the tables where that is due.
+///
+/// Switching to write-ahead logging takes a lock that SQLite does not wait for, so a busy file is
+/// tried again until the busy timeout is over.
+pub(crate) async fn open(options: &SqliteOptions) -> Result<SqliteConnection> {
+    check_path(options)?;
+    let deadline = Instant::now() + options.busy_timeout;
+    loop {
+        match try_open(options).await {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
+                tokio::time::sleep(RETRY_DELAY).await;
+            }
+            result => return result.map_err(|error| name_path(error, options)),
+        }
+    }
+}
+
+async fn try_open(options: &SqliteOptions) -> Result<SqliteConnection> {
+    let mut connection = connect_options(options).connect().await.map_err(from_sqlx)?;
+    match inspect(&mut connection).await? {
+        Found::Ours(VERSION) => {}
+        Found::Ours(version) => return Err(other_version(version)),
+        Found::Foreign => {
+            return Err(config("the file is the database of another program"));
+        }
+        Found::Empty if options.read_only => {
+            return Err(config("the file holds no store and may not be written"));
+        }
+        Found::Empty => create(&mut connection).await?,
+    }
+    if !options.read_only {
+        use_wal(&mut connection).await?;
+    }
+    Ok(connection)
+}
+
+enum Found {
+    Empty,
+    Ours(i64),
+    Foreign,
+}
+
+async fn inspect(connection: &mut SqliteConnection) -> Result<Found> {
+    let row = sqlx::query(
+        "SELECT (SELECT application_id FROM pragma_application_id),
+                (SELECT user_version FROM pragma_user_version),
+                (SELECT count(*) FROM sqlite_schema)",
+    )
+    .fetch_one(connection)
+    .await
+    .map_err(from_sqlx)?;
+    let number = |index: usize| row.try_get::<i64, _>(index).map_err(from_sqlx);
+    Ok(match (number(0)?, number(1)?, number(2)?) {
+        (0, 0, 0) => Found::Empty,
+        (APPLICATION_ID, version, _) => Found::Ours(version),
+        _ => Found::Foreign,
+    })
+}
+
+/// Creates the tables, unless somebody else has just done so.
+async fn create(connection: &mut SqliteConnection) -> Result<()> {
+    use_wal(connection).await?;
+    begin(connection).await?;
+    let created = create_in_transaction(connection).await;
+    finish(connection, created).await
+}
+
+async fn create_in_transaction(connection: &mut SqliteConnection) -> Result<()> {
+    match inspect(connection).await? {
+        Found::Ours(VERSION) => return Ok(()),
+        Found::Ours(version) => return Err(other_version(version)),
+        Found::Foreign => return Err(config("the file is the database of another program")),
+        Found::Empty => {}
+    }
+    sqlx::raw_sql(SCHEMA).execute(&mut *connection).await.map_err(from_sqlx)?;
+    sqlx::raw_sql("PRAGMA application_id = 0x4d537472; PRAGMA user_version = 1;")
+        .execute(connection)
+        .await
+        .map_err(from_sqlx)?;
+    Ok(())
+}
+
+async fn use_wal(connection: &mut SqliteConnection) -> Result<()> {
+    let row = sqlx::query("PRAGMA journal_mode = WAL").fetch_one(connection).await;
+    let mode: String = row.and_then(|row| row.try_get(0)).map_err(from_sqlx)?;
+    if mode != "wal" {
+        return Err(config("the file system cannot share memory, which write-ahead logging needs")
+            .with_context("journal_mode", mode));
+    }
+    Ok(())
+}
+
+/// Begins a transaction that may write.
+pub(crate) async fn begin(connection: &mut SqliteConnection) -> Result<()> {
+    run(connection, "BEGIN IMMEDIATE").await
+}
+
+/// Commits if `result` is `Ok`, else rolls back and returns the error.
+pub(crate) async fn finish<T>(connection: &mut SqliteConnection, result: Result<T>) -> Result<T> {
+    let result = match result {
+        Ok(value) => run(connection, "COMMIT").await.map(|()| value),
+        Err(error) => Err(error),
+    };
+    if result.is_err() {
+        // Some errors have rolled back already; then this one says so and may be ignored.
+        let _ = run(connection, "ROLLBACK").await;
+    }
+    result
+}
+
+/// Runs a statement without parameters and rows.
+pub(crate) async fn run(connection: &mut SqliteConnection, sql: &'static str) -> Result<()> {
+    sqlx::query(sql).execute(connection).await.map(drop).map_err(from_sqlx)
+}
+
+fn check_path(options: &SqliteOptions) -> Result<()> {
+    let path = &options.path;
+    let problem = if path.is_dir() {
+        "a directory stands where the database file should be"
+    } else if options.read_only && !path.exists() {
+        "the database file does not exist"
+    } else if path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
+        "the directory of the database file does not exist"
+    } else {
+        return Ok(());
+    };
+    Err(name_path(config(problem), options))
+}
+
+fn other_version(version: i64) -> Error {
+    let problem = if version > VERSION {
+        "the file was written by a newer version of this library; upgrade to open it"
+    } else {
+        "the file has a version that this library does not know"
+    };
+    Error::new(ErrorKind::VersionMismatch, problem)
+        .with_context("file_version", version)
+        .with_context("supported_version", VERSION)
+}
+
+fn name_path(error: Error, options: &SqliteOptions) -> Error {
+    error.with_context("path", options.path.display())
+}
+
+fn config(message: &'static str) -> Error {
+    Error::new(ErrorKind::Config, message)
+}

@@ -1,0 +1,190 @@
+//! How unsealed samples become blocks: which blocks they touch, and what replaces those.
+//! Pure computation; `maintenance` reads and writes the database around it.
+//!
+//! Blocks of a series stay disjoint in time. New samples inside a block are merged into it, those
+//! between blocks make a block of their own, unless they or the block before are few: then both
+//! become one.
+
+use storage_core::{MetricAggregation, Result};
+
+use crate::codec::{RawSample, block};
+use crate::read::summary_of;
+
+/// Blocks below this many samples take in what follows them.
+const SMALL: usize = 512;
+
+/// Blocks from this many samples on are not grown by what follows them.
+const GROWN: usize = 1024;
+
+/// What is cut when a merge makes a block too large.
+const CUT: usize = 2048;
+
+/// A block that new samples may touch: the row without its summary.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct OldBlock {
+    pub(crate) series_id: i64,
+    pub(crate) start_ms: i64,
+    pub(crate) end_ms: i64,
+    pub(crate) count: usize,
+    pub(crate) payload_id: i64,
+}
+
+/// Samples that become blocks together, with the block that they replace.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Group {
+    pub(crate) series_id: i64,
+    pub(crate) old: Option<OldBlock>,
+    /// In order of time, one per millisecond; they replace sealed ones of the same time.
+    pub(crate) new: Vec<RawSample>,
+}
+
+/// A block ready to be stored.
+#[derive(Debug)]
+pub(crate) struct NewBlock {
+    pub(crate) series_id: i64,
+    pub(crate) start_ms: i64,
+    pub(crate) end_ms: i64,
+    pub(crate) summary: MetricAggregation,
+    pub(crate) has_metadata: bool,
+    pub(crate) payload: Vec<u8>,
+}
+
+/// Divides the new samples of one series over the blocks around them.
+///
+/// Both come in order of time; `old` holds at least every block that reaches between the first and
+/// the last new sample, and the one before.
+pub(crate) fn plan(series_id: i64, new: Vec<RawSample>, old: &[OldBlock]) -> Vec<Group> {
+    let mut groups = Vec::new();
+    let mut new = new.into_iter().peekable();
+    let mut take_until = |limit_ms: i64| {
+        let mut taken = Vec::new();
+        while let Some(sample) = new.next_if(|sample| sample.ms < limit_ms) {
+            taken.push(sample);
+        }
+        taken
+    };
+    let group = |old: Option<&OldBlock>, new| Group { series_id, old: old.cloned(), new };
+    let first_start_ms = old.first().map_or(i64::MAX, |block| block.start_ms);
+    groups.push(group(None, take_until(first_start_ms)));
+    for (index, block) in old.iter().enumerate() {
+        let next_start_ms = old.get(index + 1).map_or(i64::MAX, |next| next.start_ms);
+        let mut inside = take_until(block.end_ms.saturating_add(1));
+        let after = take_until(next_start_ms);
+        if is_joined(block, &after) {
+            inside.extend(after);
+            groups.push(group(Some(block), inside));
+        } else {
+            groups.push(group(Some(block), inside));
+            groups.push(group(None, after));
+        }
+    }
+    groups.retain(|group| !group.new.is_empty());
+    groups
+}
+
+fn is_joined(block: &OldBlock, after: &[RawSample]) -> bool {
+    block.count < SMALL || (block.count < GROWN && after.len() < SMALL)
+}
+
+/// Returns the blocks that a group becomes, given the payload of the block that it replaces.
+pub(crate) fn encode(group: Group, old_payload: Option<&[u8]>) -> Result<Vec<NewBlock>> {
+    let Group { series_id, new, .. } = group;
+    let samples = match old_payload {
+        Some(payload) => merge(block::decode(payload)?, new),
+        None => new,
+    };
+    let parts = if samples.len() <= block::SAMPLES_MAX { 1 } else { samples.len().div_ceil(CUT) };
+    let part_samples = samples.len().div_ceil(parts).max(1);
+    samples.chunks(part_samples).map(|part| new_block(series_id, part)).collect()
+}
+
+/// Returns the block of samples in order of time; there is at least one.
+pub(crate) fn new_block(series_id: i64, samples: &[RawSample]) -> Result<NewBlock> {
+    Ok(NewBlock {
+        series_id,
+        start_ms: samples[0].ms,
+        end_ms: samples[samples.len() - 1].ms,
+        summary: summary_of(samples),
+        has_metadata: samples.iter().any(|sample| sample.metadata.is_some()),
+        payload: block::encode(samples)?,
+    })
+}
+
+/// Merges two runs in order of time; where both have a sample, the new one stays.
+fn merge(old: Vec<RawSample>, new: Vec<RawSample>) -> Vec<RawSample> {
+    let mut merged = Vec::with_capacity(old.len() + new.len());
+    let mut new = new.into_iter().peekable();
+    for sample in old {
+        while let Some(earlier) = new.next_if(|earlier| earlier.ms < sample.ms) {
+            merged.push(earlier);
+        }
+        match new.next_if(|same| same.ms == sample.ms) {
+            Some(replacement) => merged.push(replacement),
+            None => merged.push(sample),
+        }
+    }
+    merged.extend(new);
+    merged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(ms: i64) -> RawSample {
+        RawSample { ms, value: ms as f64, metadata: None }
+    }
+
+    fn old(start_ms: i64, end_ms: i64, count: usize) -> OldBlock {
+        OldBlock { series_id: 1, start_ms, end_ms, count, payload_id: start_ms }
+    }
+
+    /// Plans, and returns per group the start of its old block and the times of its new samples.
+    fn planned(times: &[i64], blocks: &[OldBlock]) -> Vec<(Option<i64>, Vec<i64>)> {
+        let groups = plan(1, times.iter().copied().map(sample).collect(), blocks);
+        let shape = |group: Group| {
+            let times = group.new.iter().map(|sample| sample.ms).collect();
+            (group.old.map(|block| block.start_ms), times)
+        };
+        groups.into_iter().map(shape).collect()
+    }
+
+    #[test]
+    fn new_samples_go_where_they_belong() {
+        let blocks = [old(100, 200, 2000), old(300, 400, 2000)];
+        assert_eq!(
+            planned(&[50, 150, 200, 250, 300, 500], &blocks),
+            [
+                (None, vec![50]),
+                (Some(100), vec![150, 200]),
+                (None, vec![250]),
+                (Some(300), vec![300]),
+                (None, vec![500]),
+            ]
+        );
+    }
+
+    #[test]
+    fn small_blocks_take_in_what_follows() {
+        assert_eq!(planned(&[5, 6], &[old(1, 2, 10)]), [(Some(1), vec![5, 6])]);
+        assert_eq!(planned(&[5], &[old(1, 2, 1000)]), [(Some(1), vec![5])]);
+        assert_eq!(planned(&[5], &[old(1, 2, 1024)]), [(None, vec![5])]);
+        assert_eq!(planned(&[5], &[]), [(None, vec![5])]);
+    }
+
+    #[test]
+    fn merged_blocks_are_cut_when_they_get_too_large() {
+        let old_samples: Vec<_> = (0..4096).map(|ms| sample(ms * 2)).collect();
+        let payload = block::encode(&old_samples).unwrap();
+        let new = vec![RawSample { value: -1.0, ..sample(2) }, sample(3)];
+        let group = Group { series_id: 1, old: None, new };
+        let blocks = encode(group, Some(&payload)).unwrap();
+        let decoded: Vec<_> =
+            blocks.iter().flat_map(|block| block::decode(&block.payload).unwrap()).collect();
+        assert_eq!((blocks.len(), decoded.len()), (3, 4097));
+        assert!(decoded.is_sorted_by(|a, b| a.ms < b.ms));
+        assert_eq!(decoded[1].value, -1.0);
+        let counts: u64 = blocks.iter().map(|block| block.summary.count).sum();
+        assert_eq!(counts, 4097);
+    }
+}

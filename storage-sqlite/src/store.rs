@@ -1,0 +1,159 @@
+//! What all parts of one handle share: connections, the dictionary, the head, and its condition.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
+use storage_core::{Error, ErrorKind, Outcome, Result};
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
+
+use crate::config::SqliteOptions;
+use crate::dictionary::Dictionary;
+use crate::error::from_sqlx;
+use crate::head::Head;
+use crate::schema;
+
+/// The shared part of a handle.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) options: SqliteOptions,
+    pub(crate) readers: SqlitePool,
+    /// The one connection that writes; none if the store is read-only or closed.
+    writer: AsyncMutex<Option<SqliteConnection>>,
+    dictionary: RwLock<Dictionary>,
+    head: RwLock<Head>,
+    /// Held by whoever seals, so that one handle seals once at a time.
+    pub(crate) sealing: AsyncMutex<()>,
+    /// Rung when there may be something to seal.
+    pub(crate) seal_due: Arc<Notify>,
+    /// Rung when something was sealed or sealing failed.
+    pub(crate) sealed: Notify,
+    closed: AtomicBool,
+    /// Set when a sync failed: nobody knows what is on disk, so nothing more is written.
+    distrusted: AtomicBool,
+    upkeep_error: Mutex<Option<String>>,
+}
+
+impl Store {
+    pub(crate) async fn open(options: SqliteOptions) -> Result<Self> {
+        let connection = schema::open(&options).await?;
+        let connect = schema::connect_options(&options).pragma("query_only", "ON");
+        let readers = SqlitePoolOptions::new()
+            .max_connections(options.readers)
+            .acquire_timeout(options.busy_timeout.max(std::time::Duration::from_secs(1)))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect);
+        let writer = (!options.read_only).then_some(connection);
+        Ok(Self {
+            options,
+            readers,
+            writer: AsyncMutex::new(writer),
+            dictionary: RwLock::default(),
+            head: RwLock::default(),
+            sealing: AsyncMutex::default(),
+            seal_due: Arc::default(),
+            sealed: Notify::new(),
+            closed: AtomicBool::new(false),
+            distrusted: AtomicBool::new(false),
+            upkeep_error: Mutex::default(),
+        })
+    }
+
+    pub(crate) fn dictionary(&self) -> RwLockReadGuard<'_, Dictionary> {
+        self.dictionary.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn dictionary_mut(&self) -> RwLockWriteGuard<'_, Dictionary> {
+        self.dictionary.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn head(&self) -> RwLockReadGuard<'_, Head> {
+        self.head.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn head_mut(&self) -> RwLockWriteGuard<'_, Head> {
+        self.head.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the connection that writes.
+    ///
+    /// # Errors
+    /// `PermissionDenied` if the store is read-only, `Closed` after `close`, `Io` after a failed
+    /// sync.
+    pub(crate) async fn writer(&self) -> Result<WriterGuard<'_>> {
+        self.check_writable()?;
+        let guard = self.writer.lock().await;
+        self.check_writable()?;
+        Ok(WriterGuard(guard))
+    }
+
+    pub(crate) fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the store was closed"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn check_writable(&self) -> Result<()> {
+        self.check_open()?;
+        if self.options.read_only {
+            let path = self.options.path.display();
+            return Err(Error::new(ErrorKind::PermissionDenied, "the store is open for reading alone")
+                .with_context("path", path));
+        }
+        if self.distrusted.load(Ordering::Acquire) {
+            return Err(Error::new(
+                ErrorKind::Io,
+                "a sync to disk failed before; close the store and open it again",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Looks at an error of the writer: after a failed sync nothing more is written.
+    pub(crate) fn note_write_error(&self, error: &Error) {
+        if error.kind() == ErrorKind::Io && error.outcome() == Outcome::Unknown {
+            self.distrusted.store(true, Ordering::Release);
+        }
+    }
+
+    /// Remembers how the last upkeep in the background ended.
+    pub(crate) fn note_upkeep(&self, result: &Result<()>) {
+        let mut slot = self.upkeep_error.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = result.as_ref().err().map(ToString::to_string);
+    }
+
+    /// What the last upkeep in the background failed with.
+    pub(crate) fn upkeep_error(&self) -> Option<String> {
+        self.upkeep_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Marks the handle closed and lets go of every connection, after what is under way.
+    pub(crate) async fn close(&self) -> Result<()> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Ok(());
+        }
+        self.seal_due.notify_one();
+        self.readers.close().await;
+        let writer = self.writer.lock().await.take();
+        match writer {
+            Some(connection) => sqlx::Connection::close(connection).await.map_err(from_sqlx),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The connection that writes, held alone.
+pub(crate) struct WriterGuard<'a>(AsyncMutexGuard<'a, Option<SqliteConnection>>);
+
+impl WriterGuard<'_> {
+    /// The connection.
+    ///
+    /// # Errors
+    /// `Closed` if the handle was closed while this waited.
+    pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection> {
+        self.0.as_mut().ok_or_else(|| Error::new(ErrorKind::Closed, "the store was closed"))
+    }
+}
