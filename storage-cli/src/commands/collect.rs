@@ -26,20 +26,28 @@ const WAITING_MAX: usize = 100_000;
 const LAST_TRIES: u32 = 3;
 const LAST_PAUSE: Duration = Duration::from_secs(1);
 
-pub(super) async fn run(
-    store: &Arc<dyn StorageBackend>,
-    args: &Collect,
-    output: &mut Output,
-    shown_url: &str,
-) -> Result<ExitCode> {
+/// Finds out what is wrong with `args` before a store is opened, and so created.
+pub(super) fn check(args: &Collect) -> Result<()> {
     if args
         .duration
         .is_some_and(|duration| duration < args.interval)
     {
         bail!("the duration is shorter than the interval; nothing would be measured");
     }
-    let server = args.server.clone().map_or_else(host::name, Ok)?;
-    validate_names(&server, "cpu_usage_percent")?;
+    Ok(validate_names(&server_of(args)?, "cpu_usage_percent")?)
+}
+
+fn server_of(args: &Collect) -> Result<String> {
+    args.server.clone().map_or_else(host::name, Ok)
+}
+
+pub(super) async fn run(
+    store: &Arc<dyn StorageBackend>,
+    args: &Collect,
+    output: &mut Output,
+    shown_url: &str,
+) -> Result<ExitCode> {
+    let server = server_of(args)?;
     let mut stop = stop_signals()?;
     let mut host = tokio::task::spawn_blocking(Host::new).await??;
     output.note(&format!(

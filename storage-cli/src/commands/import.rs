@@ -7,7 +7,6 @@ use std::fs::File;
 use std::io::{self, BufReader, Read, Seek};
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -25,22 +24,41 @@ const BAD_SHOWN_MAX: u64 = 10;
 /// How many batches may wait for the store.
 const BATCHES_WAITING_MAX: usize = 2;
 
-pub(super) async fn run(
-    store: &Arc<dyn StorageBackend>,
-    args: Import,
-    output: &mut Output,
-) -> Result<ExitCode> {
+/// What is to be imported, ready to be read.
+pub(super) struct Prepared {
+    sources: Vec<Source>,
+    batch_size: usize,
+    started: Instant,
+}
+
+/// Finds out what is wrong with the files before a store is opened, and so created.
+pub(super) async fn prepare(args: &Import, output: &Output) -> Result<Prepared> {
     let started = Instant::now();
-    let mut sources = open_all(&args)?;
+    let mut sources = open_all(args)?;
     if args.strict {
         let progress = progress::of_bytes(output, total_bytes(&sources));
-        progress.set_prefix("checking");
         sources = tokio::task::spawn_blocking(move || check_all(sources, &progress)).await??;
     }
+    Ok(Prepared {
+        sources,
+        batch_size: args.batch_size as usize,
+        started,
+    })
+}
+
+pub(super) async fn run(
+    store: &dyn StorageBackend,
+    prepared: Prepared,
+    output: &mut Output,
+) -> Result<ExitCode> {
+    let Prepared {
+        sources,
+        batch_size,
+        started,
+    } = prepared;
     let before = store.stats().await?;
     let progress = progress::of_bytes(output, total_bytes(&sources));
     let (sender, mut batches) = mpsc::channel(BATCHES_WAITING_MAX);
-    let batch_size = args.batch_size as usize;
     let reader = {
         let progress = progress.clone();
         tokio::task::spawn_blocking(move || read_all(sources, sender, batch_size, &progress))

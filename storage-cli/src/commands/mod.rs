@@ -34,11 +34,20 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if let Command::Completions(args) = command {
         return completions::run(&args, output);
     }
+    let mut prepared = None;
+    match &command {
+        Command::Collect(args) => collect::check(args)?,
+        Command::Import(args) => prepared = Some(import::prepare(args, output).await?),
+        _ => {}
+    }
     let creates = matches!(command, Command::Collect(_) | Command::Import(_));
     let store = store::open(&global.url, creates).await?;
     let code = match command {
         Command::Collect(args) => collect::run(&store, &args, output, &shown_url).await,
-        Command::Import(args) => import::run(&store, args, output).await,
+        Command::Import(_) => match prepared {
+            Some(prepared) => import::run(&*store, prepared, output).await,
+            None => Ok(ExitCode::SUCCESS),
+        },
         Command::Query(args) => query::run(&*store, &args, output).await,
         Command::Aggregate(args) => aggregate::run(&*store, &args, output).await,
         Command::Series(args) => series::run(&*store, &args, output).await,

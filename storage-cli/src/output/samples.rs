@@ -7,6 +7,7 @@ use influxdb_line_protocol::parse_lines;
 use serde_json::Value;
 use storage::{Sample, SeriesKey, SeriesSamples};
 
+use super::csv::into_io;
 use super::text;
 use crate::args::SampleFormat;
 
@@ -27,7 +28,7 @@ impl<'a> SampleWriter<'a> {
             SampleFormat::Csv => {
                 let mut writer = csv::Writer::from_writer(sink);
                 let header = ["server_id", "timestamp", "metric_type", "value", "metadata"];
-                writer.write_record(header)?;
+                writer.write_record(header).map_err(into_io)?;
                 Self::Csv(Box::new(writer))
             }
             SampleFormat::Jsonl => Self::Jsonl(sink),
@@ -100,14 +101,14 @@ fn write_csv(
         .as_ref()
         .map(Value::to_string)
         .unwrap_or_default();
-    writer.write_record([
+    let fields = [
         series.server_id.as_str(),
         &text::time(sample.timestamp),
         &series.metric_type,
         &text::float(sample.value),
         &metadata,
-    ])?;
-    Ok(())
+    ];
+    writer.write_record(fields).map_err(into_io)
 }
 
 /// Returns the measurement and the tag of the server.

@@ -9,31 +9,33 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// A directory with a store, both gone at the end.
-pub struct Fixture {
+pub(crate) struct Fixture {
     directory: TempDir,
 }
 
 impl Fixture {
-    pub fn new() -> Self {
-        Self { directory: tempfile::tempdir().unwrap() }
+    pub(crate) fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+        }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("sqlite://{}", self.path("metrics.db").display())
     }
 
     /// Writes a file into the directory and returns its path.
-    pub fn file(&self, name: &str, content: &str) -> String {
+    pub(crate) fn file(&self, name: &str, content: &str) -> String {
         let path = self.path(name);
         std::fs::write(&path, content).unwrap();
         path.display().to_string()
     }
 
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_storage"));
         command
             .args(args)
@@ -44,11 +46,11 @@ impl Fixture {
         command
     }
 
-    pub fn run(&self, args: &[&str]) -> Run {
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
         Run::of(self.command(args).output().unwrap())
     }
 
-    pub fn run_with_input(&self, args: &[&str], input: &str) -> Run {
+    pub(crate) fn run_with_input(&self, args: &[&str], input: &str) -> Run {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -56,26 +58,31 @@ impl Fixture {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
         Run::of(child.wait_with_output().unwrap())
     }
 
     /// Runs what must succeed, and returns what it printed.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let run = self.run(args);
         assert_eq!(run.code, 0, "{args:?}: {}", run.stderr);
         run.stdout
     }
 
     /// Runs what must succeed and print JSON.
-    pub fn json(&self, args: &[&str]) -> Value {
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
         let mut all = vec!["--format", "json"];
         all.extend(args);
         serde_json::from_str(&self.ok(&all)).unwrap()
     }
 
     /// Runs what must fail with one line on stderr, and returns the line.
-    pub fn refused(&self, args: &[&str]) -> String {
+    pub(crate) fn refused(&self, args: &[&str]) -> String {
         let run = self.run(args);
         assert_eq!(run.code, 1, "{args:?}: {run:?}");
         let lines: Vec<_> = run.stderr.lines().collect();
@@ -84,21 +91,25 @@ impl Fixture {
         lines[0].to_owned()
     }
 
-    pub fn samples(&self) -> u64 {
+    /// Returns how many samples there are, none where there is no store.
+    pub(crate) fn samples(&self) -> u64 {
+        if !self.path("metrics.db").exists() {
+            return 0;
+        }
         self.json(&["stats"])["samples"].as_u64().unwrap()
     }
 }
 
 /// What a run left behind.
 #[derive(Debug)]
-pub struct Run {
-    pub code: i32,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Run {
-    pub fn of(output: Output) -> Self {
+    pub(crate) fn of(output: Output) -> Self {
         Self {
             code: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -106,12 +117,12 @@ impl Run {
         }
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap()
     }
 }
 
 /// The directory of the real measurements that come with these tests.
-pub fn nab_aws() -> PathBuf {
+pub(crate) fn nab_aws() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/nab-aws")
 }
