@@ -57,6 +57,8 @@ pub async fn connect(url: &str) -> Result<Arc<dyn StorageBackend>> {
     };
     match (name, find(name)?) {
         ("memory", _) => connect_memory(rest),
+        #[cfg(feature = "sqlite")]
+        ("sqlite", _) => Ok(Arc::new(storage_sqlite::SqliteBackend::connect(url).await?)),
         (_, scheme) => Err(not_built_in(scheme)),
     }
 }
