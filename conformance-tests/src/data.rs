@@ -80,3 +80,45 @@ pub(crate) const ODD_NAMES: &[&str] = &[
     "\u{200b}", "\u{7f}", "\u{1}", "\u{1f}", "\u{fffd}", "\u{10ffff}", "stra\u{df}e", "STRASSE",
     "strasse", "\u{131}", "I", "i", "comma,", "equals=", "192.168.1.100:3000", "a|b", "a\u{1f}b",
 ];
+
+/// The series `s000`, `s001` and so on of [`METRIC`], in their order.
+pub(crate) fn server(number: usize) -> String {
+    format!("s{number:03}")
+}
+
+/// A record with `sample` of the series number `number`.
+pub(crate) fn rec_no(number: usize, ms: i64, value: f64) -> storage_core::MetricRecord {
+    rec_of(&server(number), METRIC, ms, value)
+}
+
+/// All batches of a scan.
+pub(crate) async fn scan_all(
+    store: &dyn storage_core::StorageBackend,
+    filter: &SeriesFilter,
+    range: TimeRange,
+) -> storage_core::Result<Vec<storage_core::SeriesSamples>> {
+    futures_util::TryStreamExt::try_collect(store.scan(filter, range)).await
+}
+
+/// Records of the series of [`rec`], one a second from noon on, with the values 0, 1, 2 and on.
+pub(crate) fn ramp(count: i64) -> Vec<MetricRecord> {
+    (0..count).map(|n| rec(NOON + n * 1000, n as f64)).collect()
+}
+
+/// Records of the series of [`rec`] at random times of `[start_ms, end_ms)`, in no order, some
+/// times more than once, with values of many magnitudes.
+pub(crate) fn scattered(seed: u64, count: usize, start_ms: i64, end_ms: i64) -> Vec<MetricRecord> {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let mut one = || {
+        let value = (random.f64() - 0.5) * 10f64.powi(random.i32(-6..9));
+        rec(random.i64(start_ms..end_ms), value)
+    };
+    (0..count).map(|_| one()).collect()
+}
+
+/// What is to be read after writing `records` of one series in this order: oldest first, and of
+/// each millisecond the record that came last.
+pub(crate) fn last_wins(records: &[MetricRecord]) -> Vec<(i64, f64)> {
+    let by_time: std::collections::BTreeMap<_, _> = points(records).into_iter().collect();
+    by_time.into_iter().collect()
+}

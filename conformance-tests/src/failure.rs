@@ -106,3 +106,19 @@ pub(crate) fn expect_kind<T>(
         ))),
     }
 }
+
+/// Fails unless `result` is the refusal of a wrong argument: nothing applied, no use in trying
+/// again, and `field` (where one is given) named.
+pub(crate) fn expect_refused<T>(
+    result: Result<T>,
+    field: Option<&str>,
+    what: impl Display,
+) -> std::result::Result<Error, Failure> {
+    let error = expect_kind(result, ErrorKind::InvalidArgument, &what)?;
+    ensure_eq!(error.outcome(), storage_core::Outcome::NotApplied, "{what}: the outcome");
+    ensure!(!error.is_retryable(), "{what}: said to be worth a retry");
+    if field.is_some() {
+        ensure_eq!(error.context("field"), field, "{what}: the detail `field`");
+    }
+    Ok(error)
+}

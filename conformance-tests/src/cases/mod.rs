@@ -133,6 +133,7 @@ mod aggregate;
 mod cancel;
 mod capabilities;
 mod concurrency;
+mod content;
 mod errors;
 mod latest;
 mod lifecycle;
@@ -151,6 +152,7 @@ pub fn table() -> Vec<Case> {
     let themes = [
         lifecycle::cases,
         write::cases,
+        content::cases,
         limits::cases,
         query::cases,
         aggregate::cases,
