@@ -43,7 +43,9 @@ pub const SCAN_BATCH_SAMPLES_MAX: usize = 4096;
 /// returned.
 ///
 /// # Cancellation
-/// Dropping the future of a call leaves all of its effect or none, and the handle usable.
+/// Dropping the future of a call leaves all of its effect or none, and the handle usable. A write
+/// that still takes effect after its future was dropped does so before any later write on the
+/// same handle.
 ///
 /// # Errors
 /// Every method may return, besides the kinds that it lists, `Unavailable`, `Busy`, `Timeout`,
@@ -235,8 +237,8 @@ pub trait StorageBackend: Send + Sync {
 
     /// Finishes what is under way and frees the resources; nothing acknowledged is lost without it.
     ///
-    /// Later calls on this handle return `Closed`, a second `close` does nothing; other handles go
-    /// on.
+    /// Later calls on this handle return `Closed`, also when `close` itself failed; a second
+    /// `close` does nothing; other handles go on.
     async fn close(&self) -> Result<()> {
         Ok(())
     }

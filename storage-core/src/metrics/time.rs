@@ -56,7 +56,7 @@ pub fn window_start_ms(ms: i64, width_ms: i64) -> i64 {
 /// than 10,000 years.
 pub fn width_ms(width: Duration) -> Result<i64> {
     let ms = i64::try_from(width.as_millis()).unwrap_or(i64::MAX);
-    let whole = width.subsec_nanos() % 1_000_000 == 0;
+    let whole = width.subsec_nanos().is_multiple_of(1_000_000);
     if whole && (1..=WIDTH_MS_MAX).contains(&ms) {
         return Ok(ms);
     }
