@@ -27,16 +27,8 @@ cases! { "content":
 /// Every time is floored to whole milliseconds: records equal after that are the same sample.
 async fn times_equal_after_flooring_are_one_sample(ctx: &Ctx) -> CaseResult {
     let us = NOON * 1000;
-    let record = |us, value| MetricRecord {
-        timestamp: at_us(us),
-        ..rec(0, value)
-    };
-    ctx.write(&[
-        record(us + 999, 1.0),
-        record(us, 2.0),
-        record(us + 1000, 3.0),
-    ])
-    .await?;
+    let record = |us, value| MetricRecord { timestamp: at_us(us), ..rec(0, value) };
+    ctx.write(&[record(us + 999, 1.0), record(us, 2.0), record(us + 1000, 3.0)]).await?;
     let found = ctx.read_of(SERVER, METRIC).await?;
     ensure_eq!(found, [rec(NOON, 2.0), rec(NOON + 1, 3.0)]);
     ctx.write(&[record(us + 500, 4.0)]).await?;
@@ -46,10 +38,7 @@ async fn times_equal_after_flooring_are_one_sample(ctx: &Ctx) -> CaseResult {
 
 /// Every time is floored toward the past, also before 1970: half a millisecond before is -1 ms.
 async fn times_before_1970_are_floored_too(ctx: &Ctx) -> CaseResult {
-    let record = |us, value| MetricRecord {
-        timestamp: at_us(us),
-        ..rec(0, value)
-    };
+    let record = |us, value| MetricRecord { timestamp: at_us(us), ..rec(0, value) };
     let batch = [
         record(-500, 1.0),
         record(-1000, 2.0),
@@ -66,28 +55,11 @@ async fn times_before_1970_are_floored_too(ctx: &Ctx) -> CaseResult {
 /// A sample can have any time of the years 0001 to 9999, the first and the last included.
 async fn first_and_last_times_of_the_calendar(ctx: &Ctx) -> CaseResult {
     let last_ns = at(END_MS - 1) + chrono::Duration::nanoseconds(999_999);
-    let last = MetricRecord {
-        timestamp: last_ns,
-        ..rec(0, 3.0)
-    };
-    ctx.write(&[
-        rec(MIN_MS, 1.0),
-        rec(MIN_MS + 1, 2.0),
-        rec(END_MS - 2, 2.5),
-        last,
-    ])
-    .await?;
-    let expected = [
-        (MIN_MS, 1.0),
-        (MIN_MS + 1, 2.0),
-        (END_MS - 2, 2.5),
-        (END_MS - 1, 3.0),
-    ];
+    let last = MetricRecord { timestamp: last_ns, ..rec(0, 3.0) };
+    ctx.write(&[rec(MIN_MS, 1.0), rec(MIN_MS + 1, 2.0), rec(END_MS - 2, 2.5), last]).await?;
+    let expected = [(MIN_MS, 1.0), (MIN_MS + 1, 2.0), (END_MS - 2, 2.5), (END_MS - 1, 3.0)];
     ensure_eq!(ctx.points().await?, expected);
-    ensure_eq!(
-        ctx.store().stats().await?.newest_metric,
-        Some(at(END_MS - 1))
-    );
+    ensure_eq!(ctx.store().stats().await?.newest_metric, Some(at(END_MS - 1)));
     Ok(())
 }
 
@@ -99,37 +71,19 @@ async fn times_of_any_spacing(ctx: &Ctx) -> CaseResult {
     for n in 0..800 {
         batch.push(rec_of("every ms", "x", NOON + n, 1.0));
         batch.push(rec_of("jittered", "x", jittered(n), 1.0));
-        batch.push(rec_of(
-            "squares",
-            "x",
-            n * n * n * 1000 - 300_000_000_000,
-            1.0,
-        ));
-        batch.push(rec_of(
-            "millennia",
-            "x",
-            MIN_MS + n * ((END_MS - MIN_MS) / 800),
-            1.0,
-        ));
+        batch.push(rec_of("squares", "x", n * n * n * 1000 - 300_000_000_000, 1.0));
+        batch.push(rec_of("millennia", "x", MIN_MS + n * ((END_MS - MIN_MS) / 800), 1.0));
     }
     let mut scattered = scattered(22, 800, MIN_MS, END_MS);
     scattered.sort_by_key(|record| record.timestamp);
     let of = |server: &str| -> Vec<_> {
-        batch
-            .iter()
-            .filter(|record| record.server_id == server)
-            .cloned()
-            .collect()
+        batch.iter().filter(|record| record.server_id == server).cloned().collect()
     };
     let expected = ["every ms", "jittered", "squares", "millennia"].map(|s| (s, of(s)));
     ctx.write(&batch).await?;
     ctx.write(&scattered).await?;
     for (server, records) in expected {
-        ensure_eq!(
-            ctx.read_of(server, "x").await?,
-            records,
-            "times with {server} between them"
-        );
+        ensure_eq!(ctx.read_of(server, "x").await?, records, "times with {server} between them");
     }
     ensure_eq!(ctx.points().await?, points(&scattered), "scattered times");
     Ok(())
@@ -159,10 +113,7 @@ async fn values_come_back_bit_for_bit(ctx: &Ctx) -> CaseResult {
         f64::from_bits(0x7fef_ffff_ffff_fffe),
     ];
     values.extend((0..2000).map(|_| any_finite(&mut random)));
-    let batch: Vec<_> = (0..)
-        .zip(&values)
-        .map(|(n, value)| rec(NOON + n, *value))
-        .collect();
+    let batch: Vec<_> = (0..).zip(&values).map(|(n, value)| rec(NOON + n, *value)).collect();
     ctx.write(&batch).await?;
     let found = ctx.read_of(SERVER, METRIC).await?;
     ensure_eq!(bits(found.iter().map(|record| record.value)), bits(values));
@@ -177,32 +128,17 @@ async fn values_of_any_course(ctx: &Ctx) -> CaseResult {
         ("flat", |_, _| 42.0),
         ("zero", |_, _| 0.0),
         ("counter", |n, _| 1e9 + 13.0 * f64::from(n)),
-        ("beyond 2^53", |n, _| {
-            9_007_199_254_740_992.0 + 2.0 * f64::from(n)
-        }),
-        ("decimal", |n, random| {
-            f64::from(n) / 10.0 + f64::from(random.i32(-50..50)) / 100.0
-        }),
+        ("beyond 2^53", |n, _| 9_007_199_254_740_992.0 + 2.0 * f64::from(n)),
+        ("decimal", |n, random| f64::from(n) / 10.0 + f64::from(random.i32(-50..50)) / 100.0),
         ("wave", |n, _| (f64::from(n) / 30.0).sin()),
         ("steps", |n, _| f64::from(n / 250)),
-        ("all", |n, random| {
-            if n.is_multiple_of(2) {
-                1.0
-            } else {
-                any_finite(random)
-            }
-        }),
+        ("all", |n, random| if n.is_multiple_of(2) { 1.0 } else { any_finite(random) }),
     ];
     let mut random = fastrand::Rng::with_seed(32);
     let mut batch = Vec::new();
     for n in 0..1100 {
         for (name, course) in &courses {
-            batch.push(rec_of(
-                SERVER,
-                name,
-                NOON + i64::from(n) * 1000,
-                course(n, &mut random),
-            ));
+            batch.push(rec_of(SERVER, name, NOON + i64::from(n) * 1000, course(n, &mut random)));
         }
     }
     ctx.write(&batch).await?;
@@ -210,24 +146,16 @@ async fn values_of_any_course(ctx: &Ctx) -> CaseResult {
         let written = batch.iter().filter(|record| record.metric_type == name);
         let found = ctx.read_of(SERVER, name).await?;
         let found = bits(found.iter().map(|record| record.value));
-        ensure_eq!(
-            found,
-            bits(written.map(|record| record.value)),
-            "the course {name}"
-        );
+        ensure_eq!(found, bits(written.map(|record| record.value)), "the course {name}");
     }
     Ok(())
 }
 
 /// -0.0 comes back as 0.0.
 async fn negative_zero_comes_back_as_zero(ctx: &Ctx) -> CaseResult {
-    ctx.write(&[rec(NOON, -0.0), rec(NOON + 1, 0.0), rec(NOON + 2, -1.0)])
-        .await?;
+    ctx.write(&[rec(NOON, -0.0), rec(NOON + 1, 0.0), rec(NOON + 2, -1.0)]).await?;
     let found = ctx.read_of(SERVER, METRIC).await?;
-    ensure_eq!(
-        bits(found.iter().map(|record| record.value)),
-        bits([0.0, 0.0, -1.0])
-    );
+    ensure_eq!(bits(found.iter().map(|record| record.value)), bits([0.0, 0.0, -1.0]));
     Ok(())
 }
 
@@ -264,10 +192,8 @@ async fn metadata_comes_back_equal(ctx: &Ctx) -> CaseResult {
         json!({"caf\u{e9}": "\u{1f600}\u{10ffff}\u{fffd}"}),
         json!([1, "two", [3], {"four": 4}]),
     ];
-    let batch: Vec<_> = (0..)
-        .zip(&values)
-        .map(|(n, v)| rec(NOON + n, 1.0).with_metadata(v.clone()))
-        .collect();
+    let batch: Vec<_> =
+        (0..).zip(&values).map(|(n, v)| rec(NOON + n, 1.0).with_metadata(v.clone())).collect();
     ctx.write(&batch).await?;
     let found = ctx.read_of(SERVER, METRIC).await?;
     ensure_eq!(found.len(), values.len());
@@ -279,15 +205,8 @@ async fn metadata_comes_back_equal(ctx: &Ctx) -> CaseResult {
 
 /// Metadata `null` comes back as none.
 async fn metadata_null_is_none(ctx: &Ctx) -> CaseResult {
-    ctx.write(&[
-        rec(NOON, 1.0).with_metadata(Value::Null),
-        rec(NOON + 1, 2.0),
-    ])
-    .await?;
-    ensure_eq!(
-        ctx.read_of(SERVER, METRIC).await?,
-        [rec(NOON, 1.0), rec(NOON + 1, 2.0)]
-    );
+    ctx.write(&[rec(NOON, 1.0).with_metadata(Value::Null), rec(NOON + 1, 2.0)]).await?;
+    ensure_eq!(ctx.read_of(SERVER, METRIC).await?, [rec(NOON, 1.0), rec(NOON + 1, 2.0)]);
     Ok(())
 }
 

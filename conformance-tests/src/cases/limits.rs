@@ -33,31 +33,13 @@ cases! { "limits":
 /// the store holds what it held, and goes on working.
 async fn check_refused(ctx: &Ctx, bad: MetricRecord, field: &str, what: &str) -> CaseResult {
     let before = rec_of("kept", METRIC, NOON, 5.0);
-    ctx.store()
-        .write_batch(std::slice::from_ref(&before))
-        .await?;
+    ctx.store().write_batch(std::slice::from_ref(&before)).await?;
     let result = ctx.store().write_batch(&[rec(NOON, 1.0), bad]).await;
     let error = expect_refused(result, Some(field), what)?;
-    ensure_eq!(
-        error.context("record"),
-        Some("1"),
-        "{what}: the detail `record`"
-    );
-    ensure_eq!(
-        ctx.points().await?,
-        [],
-        "{what}: what the refused batch left"
-    );
-    ensure_eq!(
-        ctx.read_of("kept", METRIC).await?,
-        [before],
-        "{what}: what was stored before"
-    );
-    ensure_eq!(
-        ctx.store().stats().await?.total_metrics,
-        1,
-        "{what}: samples"
-    );
+    ensure_eq!(error.context("record"), Some("1"), "{what}: the detail `record`");
+    ensure_eq!(ctx.points().await?, [], "{what}: what the refused batch left");
+    ensure_eq!(ctx.read_of("kept", METRIC).await?, [before], "{what}: what was stored before");
+    ensure_eq!(ctx.store().stats().await?.total_metrics, 1, "{what}: samples");
     Ok(())
 }
 
@@ -77,13 +59,8 @@ fn bad_names() -> [String; 7] {
 /// A server's name has 1 to 512 bytes and no NUL.
 async fn bad_server_names_are_refused(ctx: &Ctx) -> CaseResult {
     for name in bad_names() {
-        check_refused(
-            ctx,
-            rec_of(&name, METRIC, NOON, 1.0),
-            "server_id",
-            &format!("{name:?}"),
-        )
-        .await?;
+        check_refused(ctx, rec_of(&name, METRIC, NOON, 1.0), "server_id", &format!("{name:?}"))
+            .await?;
     }
     Ok(())
 }
@@ -91,13 +68,8 @@ async fn bad_server_names_are_refused(ctx: &Ctx) -> CaseResult {
 /// A metric's name has 1 to 512 bytes and no NUL.
 async fn bad_metric_names_are_refused(ctx: &Ctx) -> CaseResult {
     for name in bad_names() {
-        check_refused(
-            ctx,
-            rec_of(SERVER, &name, NOON, 1.0),
-            "metric_type",
-            &format!("{name:?}"),
-        )
-        .await?;
+        check_refused(ctx, rec_of(SERVER, &name, NOON, 1.0), "metric_type", &format!("{name:?}"))
+            .await?;
     }
     Ok(())
 }
@@ -106,15 +78,9 @@ async fn bad_metric_names_are_refused(ctx: &Ctx) -> CaseResult {
 async fn bad_names_in_queries_are_refused(ctx: &Ctx) -> CaseResult {
     ctx.store().write_batch(&[rec(NOON, 1.0)]).await?;
     for name in bad_names() {
-        let result = ctx
-            .store()
-            .query_range(&name, METRIC, TimeRange::all())
-            .await;
+        let result = ctx.store().query_range(&name, METRIC, TimeRange::all()).await;
         expect_refused(result, Some("server_id"), format!("server {name:?}"))?;
-        let result = ctx
-            .store()
-            .query_range(SERVER, &name, TimeRange::all())
-            .await;
+        let result = ctx.store().query_range(SERVER, &name, TimeRange::all()).await;
         expect_refused(result, Some("metric_type"), format!("metric {name:?}"))?;
     }
     ensure_eq!(ctx.points().await?, [(NOON, 1.0)]);
@@ -133,13 +99,7 @@ async fn bad_names_in_aggregates_are_refused(ctx: &Ctx) -> CaseResult {
             expect_refused(result, Some("metric_type"), format!("metric {name:?}"))?;
         }
     }
-    ensure_eq!(
-        ctx.store()
-            .aggregate(SERVER, METRIC, TimeRange::all())
-            .await?
-            .count,
-        1
-    );
+    ensure_eq!(ctx.store().aggregate(SERVER, METRIC, TimeRange::all()).await?.count, 1);
     Ok(())
 }
 
@@ -152,20 +112,11 @@ async fn names_of_512_bytes_are_accepted(ctx: &Ctx) -> CaseResult {
         "\u{1f600}".repeat(128),
         "\u{1f600}".repeat(127) + "abcd",
     ];
-    let pairs: Vec<_> = longest
-        .iter()
-        .flat_map(|s| longest.iter().map(move |m| (s, m)))
-        .collect();
-    let batch: Vec<_> = (0..)
-        .zip(&pairs)
-        .map(|(n, (s, m))| rec_of(s, m, NOON + n, 1.0))
-        .collect();
+    let pairs: Vec<_> = longest.iter().flat_map(|s| longest.iter().map(move |m| (s, m))).collect();
+    let batch: Vec<_> = (0..).zip(&pairs).map(|(n, (s, m))| rec_of(s, m, NOON + n, 1.0)).collect();
     ctx.write(&batch).await?;
     for (record, (server, metric)) in batch.iter().zip(pairs) {
-        ensure_eq!(
-            ctx.read_of(server, metric).await?,
-            std::slice::from_ref(record)
-        );
+        ensure_eq!(ctx.read_of(server, metric).await?, std::slice::from_ref(record));
     }
     Ok(())
 }
@@ -177,10 +128,7 @@ async fn odd_names_are_names_like_any_other(ctx: &Ctx) -> CaseResult {
     let mut batch: Vec<MetricRecord> = Vec::new();
     for (server, metric) in (0..count).flat_map(pairs) {
         let (server, metric) = (ODD_NAMES[server], ODD_NAMES[metric]);
-        if !batch
-            .iter()
-            .any(|r| r.server_id == server && r.metric_type == metric)
-        {
+        if !batch.iter().any(|r| r.server_id == server && r.metric_type == metric) {
             batch.push(rec_of(server, metric, NOON, batch.len() as f64));
         }
     }
@@ -190,10 +138,7 @@ async fn odd_names_are_names_like_any_other(ctx: &Ctx) -> CaseResult {
         ensure_eq!(found, std::slice::from_ref(record));
     }
     let stats = ctx.store().stats().await?;
-    ensure_eq!(
-        (stats.total_metrics, stats.series),
-        (batch.len() as u64, batch.len() as u64)
-    );
+    ensure_eq!((stats.total_metrics, stats.series), (batch.len() as u64, batch.len() as u64));
     Ok(())
 }
 
@@ -221,17 +166,10 @@ async fn names_are_compared_byte_by_byte(ctx: &Ctx) -> CaseResult {
         "a",
         "aa",
     ];
-    let batch: Vec<_> = (0..)
-        .zip(names)
-        .map(|(n, name)| rec_of(name, name, n, 1.0))
-        .collect();
+    let batch: Vec<_> = (0..).zip(names).map(|(n, name)| rec_of(name, name, n, 1.0)).collect();
     ctx.write(&batch).await?;
     for (n, name) in (0..).zip(names) {
-        ensure_eq!(
-            points(&ctx.read_of(name, name).await?),
-            [(n, 1.0)],
-            "the series {name:?}"
-        );
+        ensure_eq!(points(&ctx.read_of(name, name).await?), [(n, 1.0)], "the series {name:?}");
     }
     ensure_eq!(ctx.read_of("cPU", "cPU").await?, []);
     ensure_eq!(ctx.read_of("cpu", "CPU").await?, []);
@@ -241,17 +179,10 @@ async fn names_are_compared_byte_by_byte(ctx: &Ctx) -> CaseResult {
 /// A series is a pair of names, not their concatenation, whatever stands between them.
 async fn names_that_concatenate_alike_stay_apart(ctx: &Ctx) -> CaseResult {
     let mut batch = Vec::new();
-    for between in [
-        "", "/", "|", ":", ",", " ", "\u{1}", "\u{1f}", "\n", "\t", "\u{ff}", "\\",
-    ] {
+    for between in ["", "/", "|", ":", ",", " ", "\u{1}", "\u{1f}", "\n", "\t", "\u{ff}", "\\"] {
         let (left, right) = (format!("a{between}b"), format!("b{between}c"));
         for (server, metric) in [("a", right.as_str()), (left.as_str(), "c"), ("c", "a")] {
-            batch.push(rec_of(
-                server,
-                metric,
-                NOON + batch.len() as i64,
-                batch.len() as f64,
-            ));
+            batch.push(rec_of(server, metric, NOON + batch.len() as i64, batch.len() as f64));
         }
     }
     ctx.write(&batch).await?;
@@ -259,10 +190,7 @@ async fn names_that_concatenate_alike_stay_apart(ctx: &Ctx) -> CaseResult {
         let found = ctx.read_of(&record.server_id, &record.metric_type).await?;
         ensure!(found.contains(record), "{record:?} is not in its series");
         let alone = record.server_id != "c";
-        ensure!(
-            !alone || found.len() == 1,
-            "{record:?} shares its series with others: {found:?}"
-        );
+        ensure!(!alone || found.len() == 1, "{record:?} shares its series with others: {found:?}");
     }
     Ok(())
 }
@@ -271,13 +199,8 @@ async fn names_that_concatenate_alike_stay_apart(ctx: &Ctx) -> CaseResult {
 async fn not_a_number_is_refused(ctx: &Ctx) -> CaseResult {
     let signalling = f64::from_bits(0x7ff0_0000_0000_0001);
     for value in [f64::NAN, -f64::NAN, signalling, f64::from_bits(u64::MAX)] {
-        check_refused(
-            ctx,
-            rec(NOON + 1, value),
-            "value",
-            &format!("{:x}", value.to_bits()),
-        )
-        .await?;
+        check_refused(ctx, rec(NOON + 1, value), "value", &format!("{:x}", value.to_bits()))
+            .await?;
     }
     Ok(())
 }
@@ -301,10 +224,7 @@ async fn times_outside_the_calendar_are_refused(ctx: &Ctx) -> CaseResult {
         DateTime::<Utc>::MAX_UTC,
     ];
     for timestamp in outside {
-        let bad = MetricRecord {
-            timestamp,
-            ..rec(0, 1.0)
-        };
+        let bad = MetricRecord { timestamp, ..rec(0, 1.0) };
         check_refused(ctx, bad, "timestamp", &timestamp.to_string()).await?;
     }
     Ok(())
@@ -324,44 +244,22 @@ fn metadata_of(bytes: usize) -> [Value; 3] {
 async fn metadata_over_64_kib_is_refused(ctx: &Ctx) -> CaseResult {
     for metadata in metadata_of(METADATA_BYTES_MAX + 1) {
         ensure_eq!(metadata.to_string().len(), METADATA_BYTES_MAX + 1);
-        check_refused(
-            ctx,
-            rec(NOON + 1, 1.0).with_metadata(metadata),
-            "metadata",
-            "64 KiB + 1",
-        )
-        .await?;
+        check_refused(ctx, rec(NOON + 1, 1.0).with_metadata(metadata), "metadata", "64 KiB + 1")
+            .await?;
     }
     let escaped = json!("\u{1}".repeat(METADATA_BYTES_MAX / 6 + 1));
-    check_refused(
-        ctx,
-        rec(NOON + 1, 1.0).with_metadata(escaped),
-        "metadata",
-        "escapes count",
-    )
-    .await?;
+    check_refused(ctx, rec(NOON + 1, 1.0).with_metadata(escaped), "metadata", "escapes count")
+        .await?;
     let huge = json!(["x".repeat(5 << 20)]);
-    check_refused(
-        ctx,
-        rec(NOON + 1, 1.0).with_metadata(huge),
-        "metadata",
-        "5 MiB",
-    )
-    .await
+    check_refused(ctx, rec(NOON + 1, 1.0).with_metadata(huge), "metadata", "5 MiB").await
 }
 
 /// Metadata may take exactly 64 KiB of JSON, and comes back equal.
 async fn metadata_of_64_kib_is_accepted(ctx: &Ctx) -> CaseResult {
     let values = metadata_of(METADATA_BYTES_MAX);
-    ensure!(
-        values
-            .iter()
-            .all(|value| value.to_string().len() == METADATA_BYTES_MAX)
-    );
-    let batch: Vec<_> = (0..)
-        .zip(values)
-        .map(|(n, v)| rec(NOON + n, 1.0).with_metadata(v))
-        .collect();
+    ensure!(values.iter().all(|value| value.to_string().len() == METADATA_BYTES_MAX));
+    let batch: Vec<_> =
+        (0..).zip(values).map(|(n, v)| rec(NOON + n, 1.0).with_metadata(v)).collect();
     ctx.write(&batch).await?;
     let found = ctx.read_of(SERVER, METRIC).await?;
     ensure!(found == batch, "metadata of 64 KiB comes back changed");
@@ -374,17 +272,9 @@ fn nested(depth: usize, leaf: Value) -> [Value; 3] {
         (0..depth).fold(leaf.clone(), |inner, n| level(n, inner))
     };
     let alternating = |n: usize, inner| {
-        if n.is_multiple_of(2) {
-            json!([inner, 1])
-        } else {
-            json!({"a": 0, "k": inner})
-        }
+        if n.is_multiple_of(2) { json!([inner, 1]) } else { json!({"a": 0, "k": inner}) }
     };
-    [
-        nest(|_, inner| json!([inner])),
-        nest(|_, inner| json!({"k": inner})),
-        nest(alternating),
-    ]
+    [nest(|_, inner| json!([inner])), nest(|_, inner| json!({"k": inner})), nest(alternating)]
 }
 
 /// Metadata is nested at most 64 levels deep: 65 are refused, and a thousand do no harm.
@@ -405,10 +295,8 @@ async fn metadata_nested_too_deep_is_refused(ctx: &Ctx) -> CaseResult {
 /// Metadata may be nested 64 levels deep, and comes back equal.
 async fn metadata_nested_64_deep_is_accepted(ctx: &Ctx) -> CaseResult {
     let values = nested(METADATA_DEPTH_MAX, json!("leaf"));
-    let batch: Vec<_> = (0..)
-        .zip(values)
-        .map(|(n, v)| rec(NOON + n, 1.0).with_metadata(v))
-        .collect();
+    let batch: Vec<_> =
+        (0..).zip(values).map(|(n, v)| rec(NOON + n, 1.0).with_metadata(v)).collect();
     ctx.write(&batch).await?;
     ensure_eq!(ctx.read_of(SERVER, METRIC).await?, batch);
     Ok(())
@@ -427,13 +315,7 @@ async fn metadata_with_nul_is_refused(ctx: &Ctx) -> CaseResult {
     ];
     for metadata in values {
         let what = metadata.to_string();
-        check_refused(
-            ctx,
-            rec(NOON + 1, 1.0).with_metadata(metadata),
-            "metadata",
-            &what,
-        )
-        .await?;
+        check_refused(ctx, rec(NOON + 1, 1.0).with_metadata(metadata), "metadata", &what).await?;
     }
     Ok(())
 }

@@ -32,26 +32,15 @@ cases! { "query":
 
 /// What `query_range` finds in `[start_ms, end_ms)` of the usual series.
 async fn found(ctx: &Ctx, start_ms: i64, end_ms: i64) -> Result<Vec<(i64, f64)>, Failure> {
-    let found = ctx
-        .store()
-        .query_range(SERVER, METRIC, range(start_ms, end_ms))
-        .await?;
+    let found = ctx.store().query_range(SERVER, METRIC, range(start_ms, end_ms)).await?;
     Ok(points(&found))
 }
 
 /// A range holds its start and not its end.
 async fn starts_included_ends_excluded(ctx: &Ctx) -> CaseResult {
-    ctx.write(&[
-        rec(NOON - 1, 1.0),
-        rec(NOON, 2.0),
-        rec(NOON + 99, 3.0),
-        rec(NOON + 100, 4.0),
-    ])
-    .await?;
-    ensure_eq!(
-        found(ctx, NOON, NOON + 100).await?,
-        [(NOON, 2.0), (NOON + 99, 3.0)]
-    );
+    ctx.write(&[rec(NOON - 1, 1.0), rec(NOON, 2.0), rec(NOON + 99, 3.0), rec(NOON + 100, 4.0)])
+        .await?;
+    ensure_eq!(found(ctx, NOON, NOON + 100).await?, [(NOON, 2.0), (NOON + 99, 3.0)]);
     Ok(())
 }
 
@@ -59,15 +48,11 @@ async fn starts_included_ends_excluded(ctx: &Ctx) -> CaseResult {
 async fn every_start_and_end_around_samples(ctx: &Ctx) -> CaseResult {
     let all = [99, 100, 101, 150, 199, 200, 201].map(|ms| (ms, ms as f64));
     ctx.write(&all.map(|(ms, value)| rec(ms, value))).await?;
-    let edges = [
-        98, 99, 100, 101, 102, 149, 150, 151, 198, 199, 200, 201, 202, 203,
-    ];
+    let edges = [98, 99, 100, 101, 102, 149, 150, 151, 198, 199, 200, 201, 202, 203];
     for (nth, start) in edges.into_iter().enumerate() {
         for &end in &edges[nth..] {
-            let inside: Vec<_> = all
-                .into_iter()
-                .filter(|(ms, _)| (start..end).contains(ms))
-                .collect();
+            let inside: Vec<_> =
+                all.into_iter().filter(|(ms, _)| (start..end).contains(ms)).collect();
             ensure_eq!(found(ctx, start, end).await?, inside, "[{start}, {end})");
         }
     }
@@ -97,21 +82,11 @@ async fn an_empty_store_answers_empty(ctx: &Ctx) -> CaseResult {
 
 /// A series without samples gives an empty answer: one that nobody wrote, beside others.
 async fn an_unknown_series_answers_empty(ctx: &Ctx) -> CaseResult {
-    ctx.write(&[rec_of("a", "x", NOON, 1.0), rec_of("b", "y", NOON, 2.0)])
-        .await?;
-    for (server, metric) in [
-        ("a", "y"),
-        ("b", "x"),
-        ("c", "z"),
-        ("x", "a"),
-        ("ax", "x"),
-        ("*", "*"),
-    ] {
-        ensure_eq!(
-            ctx.read_of(server, metric).await?,
-            [],
-            "the series {server} {metric}"
-        );
+    ctx.write(&[rec_of("a", "x", NOON, 1.0), rec_of("b", "y", NOON, 2.0)]).await?;
+    for (server, metric) in
+        [("a", "y"), ("b", "x"), ("c", "z"), ("x", "a"), ("ax", "x"), ("*", "*")]
+    {
+        ensure_eq!(ctx.read_of(server, metric).await?, [], "the series {server} {metric}");
     }
     Ok(())
 }
@@ -148,11 +123,7 @@ async fn ranges_beside_the_samples_hold_nothing(ctx: &Ctx) -> CaseResult {
 /// Oldest first, also where times before and after 1970 meet.
 async fn oldest_first_across_the_epoch(ctx: &Ctx) -> CaseResult {
     let expected: Vec<_> = (-500..500).map(|n| (n * 7, n as f64)).collect();
-    let batch: Vec<_> = expected
-        .iter()
-        .rev()
-        .map(|(ms, value)| rec(*ms, *value))
-        .collect();
+    let batch: Vec<_> = expected.iter().rev().map(|(ms, value)| rec(*ms, *value)).collect();
     ctx.write(&batch).await?;
     ensure_eq!(ctx.points().await?, expected);
     ensure_eq!(found(ctx, -7, 8).await?, [(-7, -1.0), (0, 0.0), (7, 1.0)]);
@@ -162,21 +133,11 @@ async fn oldest_first_across_the_epoch(ctx: &Ctx) -> CaseResult {
 
 /// The range of everything holds the first and the last millisecond that a sample can have.
 async fn all_holds_everything(ctx: &Ctx) -> CaseResult {
-    let expected = [
-        (MIN_MS, 1.0),
-        (-1, 2.0),
-        (0, 3.0),
-        (NOON, 4.0),
-        (END_MS - 1, 5.0),
-    ];
-    ctx.write(&expected.map(|(ms, value)| rec(ms, value)))
-        .await?;
+    let expected = [(MIN_MS, 1.0), (-1, 2.0), (0, 3.0), (NOON, 4.0), (END_MS - 1, 5.0)];
+    ctx.write(&expected.map(|(ms, value)| rec(ms, value))).await?;
     ensure_eq!(ctx.points().await?, expected);
     ensure_eq!(found(ctx, MIN_MS, END_MS).await?, expected);
-    ensure_eq!(
-        found(ctx, MIN_MS + 1, END_MS - 1).await?,
-        expected[1..4].to_vec()
-    );
+    ensure_eq!(found(ctx, MIN_MS + 1, END_MS - 1).await?, expected[1..4].to_vec());
     Ok(())
 }
 
@@ -229,11 +190,7 @@ async fn bounds_outside_the_calendar_are_clamped(ctx: &Ctx) -> CaseResult {
 async fn a_range_that_ends_before_it_starts_is_refused(_ctx: &Ctx) -> CaseResult {
     for (start_us, end_us) in [(1000, 0), (NOON * 1000, NOON * 1000 - 1), (0, -1)] {
         let result = TimeRange::new(at_us(start_us), at_us(end_us));
-        expect_kind(
-            result,
-            ErrorKind::InvalidArgument,
-            format!("[{start_us} us, {end_us} us)"),
-        )?;
+        expect_kind(result, ErrorKind::InvalidArgument, format!("[{start_us} us, {end_us} us)"))?;
     }
     Ok(())
 }
@@ -243,24 +200,13 @@ async fn records_carry_everything(ctx: &Ctx) -> CaseResult {
     let record = |server, metric, n: i64| {
         let plain = rec_of(server, metric, NOON + n, n as f64 / 8.0);
         let metadata = serde_json::json!({"n": n, "of": [server, metric]});
-        if n % 3 == 0 {
-            plain.with_metadata(metadata)
-        } else {
-            plain
-        }
+        if n % 3 == 0 { plain.with_metadata(metadata) } else { plain }
     };
     let series = [("a", "x"), ("a", "y"), ("b", "x")];
-    let of = |(server, metric)| {
-        (0..400)
-            .map(|n| record(server, metric, n))
-            .collect::<Vec<_>>()
-    };
+    let of = |(server, metric)| (0..400).map(|n| record(server, metric, n)).collect::<Vec<_>>();
     ctx.write(&series.map(of).concat()).await?;
     for (server, metric) in series {
-        let found = ctx
-            .store()
-            .query_range(server, metric, range(NOON + 10, NOON + 390))
-            .await?;
+        let found = ctx.store().query_range(server, metric, range(NOON + 10, NOON + 390)).await?;
         ensure_eq!(found, of((server, metric))[10..390].to_vec());
     }
     Ok(())
@@ -274,11 +220,8 @@ async fn other_series_stay_out(ctx: &Ctx) -> CaseResult {
         .collect();
     ctx.write(&batch).await?;
     for name in &names {
-        let own: Vec<_> = batch
-            .iter()
-            .filter(|record| record.metric_type == *name)
-            .cloned()
-            .collect();
+        let own: Vec<_> =
+            batch.iter().filter(|record| record.metric_type == *name).cloned().collect();
         ensure_eq!(ctx.read_of(SERVER, name).await?, own);
     }
     Ok(())
@@ -286,9 +229,7 @@ async fn other_series_stay_out(ctx: &Ctx) -> CaseResult {
 
 /// All samples come, however many, each at its place.
 async fn many_samples_in_exact_order(ctx: &Ctx) -> CaseResult {
-    let batch: Vec<_> = (0..10_000)
-        .map(|n| rec(NOON + n * n, (n as f64).sqrt()))
-        .collect();
+    let batch: Vec<_> = (0..10_000).map(|n| rec(NOON + n * n, (n as f64).sqrt())).collect();
     ctx.write(&batch).await?;
     ensure_eq!(ctx.points().await?, points(&batch));
     let (start, end) = (NOON + 4000 * 4000, NOON + 4010 * 4010);
@@ -307,16 +248,9 @@ async fn random_ranges_of_random_samples(ctx: &Ctx) -> CaseResult {
     let all = last_wins(&batch);
     let mut random = fastrand::Rng::with_seed(63);
     for _ in 0..60 {
-        let (a, b) = (
-            random.i64(start - 10..end + 10),
-            random.i64(start - 10..end + 10),
-        );
+        let (a, b) = (random.i64(start - 10..end + 10), random.i64(start - 10..end + 10));
         let (a, b) = (a.min(b), a.max(b));
-        let inside: Vec<_> = all
-            .iter()
-            .filter(|(ms, _)| (a..b).contains(ms))
-            .copied()
-            .collect();
+        let inside: Vec<_> = all.iter().filter(|(ms, _)| (a..b).contains(ms)).copied().collect();
         ensure_eq!(found(ctx, a, b).await?, inside, "[{a}, {b})");
     }
     Ok(())
@@ -324,8 +258,7 @@ async fn random_ranges_of_random_samples(ctx: &Ctx) -> CaseResult {
 
 /// Reading changes nothing: a question asked again, on whatever handle, gets the same answer.
 async fn reading_changes_nothing(ctx: &Ctx) -> CaseResult {
-    ctx.write(&scattered(64, 1500, NOON, NOON + 100_000))
-        .await?;
+    ctx.write(&scattered(64, 1500, NOON, NOON + 100_000)).await?;
     let first = found(ctx, NOON + 100, NOON + 90_000).await?;
     let stats = ctx.store().stats().await?;
     let other = ctx.open().await?;
@@ -333,15 +266,9 @@ async fn reading_changes_nothing(ctx: &Ctx) -> CaseResult {
         ctx.points().await?;
         ensure_eq!(found(ctx, NOON + 100, NOON + 90_000).await?, first);
         let range = range(NOON + 100, NOON + 90_000);
-        ensure_eq!(
-            points(&other.query_range(SERVER, METRIC, range).await?),
-            first
-        );
+        ensure_eq!(points(&other.query_range(SERVER, METRIC, range).await?), first);
     }
     let after = ctx.store().stats().await?;
-    ensure_eq!(
-        (after.total_metrics, after.series),
-        (stats.total_metrics, stats.series)
-    );
+    ensure_eq!((after.total_metrics, after.series), (stats.total_metrics, stats.series));
     Ok(other.close().await?)
 }

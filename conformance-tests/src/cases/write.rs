@@ -83,10 +83,7 @@ async fn inside_a_batch_the_last_wins(ctx: &Ctx) -> CaseResult {
         rec(NOON, 2.0).with_metadata(json!(9)),
     ];
     ctx.write(&batch).await?;
-    ensure_eq!(
-        ctx.read_of(SERVER, METRIC).await?,
-        [batch[3].clone(), batch[1].clone()]
-    );
+    ensure_eq!(ctx.read_of(SERVER, METRIC).await?, [batch[3].clone(), batch[1].clone()]);
     ensure_eq!(counts(&ctx.store().stats().await?), (2, 1));
     Ok(())
 }
@@ -95,19 +92,9 @@ async fn inside_a_batch_the_last_wins(ctx: &Ctx) -> CaseResult {
 /// wins, also if its value is smaller.
 async fn across_batches_the_last_wins(ctx: &Ctx) -> CaseResult {
     let first = [rec(NOON, 1.0), rec(NOON + 1, 2.0), rec(NOON + 2, 3.0)];
-    write_all(
-        ctx,
-        &[
-            &first,
-            &[rec(NOON + 1, 9.0)],
-            &[rec(NOON + 1, -4.0), rec(NOON, 7.0)],
-        ],
-    )
-    .await?;
-    ensure_eq!(
-        ctx.points().await?,
-        [(NOON, 7.0), (NOON + 1, -4.0), (NOON + 2, 3.0)]
-    );
+    write_all(ctx, &[&first, &[rec(NOON + 1, 9.0)], &[rec(NOON + 1, -4.0), rec(NOON, 7.0)]])
+        .await?;
+    ensure_eq!(ctx.points().await?, [(NOON, 7.0), (NOON + 1, -4.0), (NOON + 2, 3.0)]);
     ensure_eq!(counts(&ctx.store().stats().await?), (3, 1));
     Ok(())
 }
@@ -117,18 +104,11 @@ async fn compacted_samples_are_replaced(ctx: &Ctx) -> CaseResult {
     let mut written = ramp(3000);
     ctx.store().write_batch(&written).await?;
     ctx.store().compact().await?;
-    let over: Vec<_> = (0..3000)
-        .step_by(7)
-        .map(|n| rec(NOON + n * 1000, -1.0))
-        .collect();
+    let over: Vec<_> = (0..3000).step_by(7).map(|n| rec(NOON + n * 1000, -1.0)).collect();
     ctx.store().write_batch(&over).await?;
     written.extend(over);
     let expected = last_wins(&written);
-    ensure_eq!(
-        ctx.points().await?,
-        expected,
-        "before the second compaction"
-    );
+    ensure_eq!(ctx.points().await?, expected, "before the second compaction");
     ctx.store().compact().await?;
     ensure_eq!(ctx.points().await?, expected, "after the second compaction");
     ensure_eq!(counts(&ctx.store().stats().await?), (3000, 1));
@@ -138,9 +118,7 @@ async fn compacted_samples_are_replaced(ctx: &Ctx) -> CaseResult {
 /// The write applied last wins, however often the sample was replaced before.
 async fn the_last_of_very_many_writes_wins(ctx: &Ctx) -> CaseResult {
     for n in 0..300 {
-        ctx.store()
-            .write_batch(&[rec(NOON, f64::from(n)), rec(NOON + 1, 0.5)])
-            .await?;
+        ctx.store().write_batch(&[rec(NOON, f64::from(n)), rec(NOON + 1, 0.5)]).await?;
     }
     ensure_eq!(ctx.points().await?, [(NOON, 299.0), (NOON + 1, 0.5)]);
     let batch: Vec<_> = (0..5000).map(|n| rec(NOON, f64::from(n))).collect();
@@ -154,20 +132,15 @@ async fn the_last_of_very_many_writes_wins(ctx: &Ctx) -> CaseResult {
 async fn a_mixed_batch_adds_and_replaces(ctx: &Ctx) -> CaseResult {
     let first: Vec<_> = scattered(11, 900, NOON, NOON + 2000);
     let second: Vec<_> = scattered(12, 900, NOON + 500, NOON + 3000);
-    let other = [
-        rec_of(SERVER, "other", NOON + 500, 4.0),
-        rec_of("other", METRIC, NOON + 500, 5.0),
-    ];
+    let other =
+        [rec_of(SERVER, "other", NOON + 500, 4.0), rec_of("other", METRIC, NOON + 500, 5.0)];
     let mixed: Vec<_> = second.iter().chain(&other).cloned().collect();
     write_all(ctx, &[&first, &mixed]).await?;
     let expected = last_wins(&[first, second].concat());
     ensure_eq!(ctx.points().await?, expected);
     ensure_eq!(ctx.read_of(SERVER, "other").await?, other[..1].to_vec());
     ensure_eq!(ctx.read_of("other", METRIC).await?, other[1..].to_vec());
-    ensure_eq!(
-        counts(&ctx.store().stats().await?),
-        (expected.len() as u64 + 2, 3)
-    );
+    ensure_eq!(counts(&ctx.store().stats().await?), (expected.len() as u64 + 2, 3));
     Ok(())
 }
 
@@ -177,16 +150,10 @@ async fn seen_by_a_handle_opened_later(ctx: &Ctx) -> CaseResult {
     let batch = ramp(1200);
     ctx.write(&batch).await?;
     let second = ctx.open().await?;
-    ensure_eq!(
-        second.query_range(SERVER, METRIC, TimeRange::all()).await?,
-        batch
-    );
+    ensure_eq!(second.query_range(SERVER, METRIC, TimeRange::all()).await?, batch);
     ctx.store().close().await?;
     let third = ctx.open().await?;
-    ensure_eq!(
-        third.query_range(SERVER, METRIC, TimeRange::all()).await?,
-        batch
-    );
+    ensure_eq!(third.query_range(SERVER, METRIC, TimeRange::all()).await?, batch);
     second.close().await?;
     Ok(third.close().await?)
 }
@@ -194,21 +161,12 @@ async fn seen_by_a_handle_opened_later(ctx: &Ctx) -> CaseResult {
 /// Samples of one millisecond replace each other only within a series.
 async fn one_time_in_many_series(ctx: &Ctx) -> CaseResult {
     let names = ["a", "b", "c", "d"];
-    let pairs: Vec<_> = names
-        .iter()
-        .flat_map(|s| names.iter().map(move |m| (*s, *m)))
-        .collect();
-    let batch: Vec<_> = pairs
-        .iter()
-        .enumerate()
-        .map(|(n, (s, m))| rec_of(s, m, NOON, n as f64))
-        .collect();
+    let pairs: Vec<_> = names.iter().flat_map(|s| names.iter().map(move |m| (*s, *m))).collect();
+    let batch: Vec<_> =
+        pairs.iter().enumerate().map(|(n, (s, m))| rec_of(s, m, NOON, n as f64)).collect();
     ctx.write(&batch).await?;
     for (n, (server, metric)) in pairs.iter().enumerate() {
-        ensure_eq!(
-            points(&ctx.read_of(server, metric).await?),
-            [(NOON, n as f64)]
-        );
+        ensure_eq!(points(&ctx.read_of(server, metric).await?), [(NOON, n as f64)]);
     }
     Ok(())
 }
@@ -229,13 +187,9 @@ async fn backfill_before_everything_stored(ctx: &Ctx) -> CaseResult {
         ctx.write(chunk).await?;
     }
     ensure_eq!(ctx.points().await?, points(&all));
-    ctx.write(&[rec(-5, 1.0), rec(NOON - 1, 2.0), rec(NOON + 1, 3.0)])
-        .await?;
+    ctx.write(&[rec(-5, 1.0), rec(NOON - 1, 2.0), rec(NOON + 1, 3.0)]).await?;
     let found = ctx.points().await?;
-    ensure_eq!(
-        found[..4].to_vec(),
-        [(-5, 1.0), (NOON - 1, 2.0), (NOON, 0.0), (NOON + 1, 3.0)]
-    );
+    ensure_eq!(found[..4].to_vec(), [(-5, 1.0), (NOON - 1, 2.0), (NOON, 0.0), (NOON + 1, 3.0)]);
     ensure_eq!(found.len(), 1203);
     Ok(())
 }
@@ -245,10 +199,7 @@ async fn a_huge_batch_appears_at_once(ctx: &Ctx) -> CaseResult {
     const COUNT: u64 = 100_001;
     let reader = ctx.open().await?;
     let mut batch = ramp(COUNT as i64);
-    batch
-        .iter_mut()
-        .step_by(2)
-        .for_each(|record| record.server_id = "even".to_owned());
+    batch.iter_mut().step_by(2).for_each(|record| record.server_id = "even".to_owned());
     let writing = tokio::spawn({
         let store = Arc::clone(ctx.store());
         async move { store.write_batch(&batch).await }
@@ -256,10 +207,7 @@ async fn a_huge_batch_appears_at_once(ctx: &Ctx) -> CaseResult {
     loop {
         let finished = writing.is_finished();
         let count = reader.stats().await?.total_metrics;
-        ensure!(
-            count == 0 || count == COUNT,
-            "a reader saw {count} of {COUNT} samples"
-        );
+        ensure!(count == 0 || count == COUNT, "a reader saw {count} of {COUNT} samples");
         if finished {
             break;
         }
@@ -269,28 +217,15 @@ async fn a_huge_batch_appears_at_once(ctx: &Ctx) -> CaseResult {
     let expected = points(&ramp(COUNT as i64));
     let (even, odd) = (ctx.read_of("even", METRIC).await?, ctx.points().await?);
     ensure_eq!((even.len(), odd.len()), (50_001, 50_000));
-    ensure!(
-        points(&even).iter().eq(expected.iter().step_by(2)),
-        "even samples differ"
-    );
-    ensure!(
-        odd.iter().eq(expected.iter().skip(1).step_by(2)),
-        "odd samples differ"
-    );
+    ensure!(points(&even).iter().eq(expected.iter().step_by(2)), "even samples differ");
+    ensure!(odd.iter().eq(expected.iter().skip(1).step_by(2)), "odd samples differ");
     Ok(reader.close().await?)
 }
 
 /// A batch may have any size: a sample each of ten thousand series.
 async fn ten_thousand_series_in_one_batch(ctx: &Ctx) -> CaseResult {
     let name = |n: u32| (format!("server-{}", n % 100), format!("metric-{}", n / 100));
-    let record = |n: u32| {
-        rec_of(
-            &name(n).0,
-            &name(n).1,
-            NOON + i64::from(n % 7),
-            f64::from(n),
-        )
-    };
+    let record = |n: u32| rec_of(&name(n).0, &name(n).1, NOON + i64::from(n % 7), f64::from(n));
     let batch: Vec<_> = (0..10_000).map(record).collect();
     ctx.store().write_batch(&batch).await?;
     ensure_eq!(counts(&ctx.store().stats().await?), (10_000, 10_000));
@@ -306,10 +241,7 @@ async fn ten_thousand_series_in_one_batch(ctx: &Ctx) -> CaseResult {
 async fn a_batch_with_one_bad_record_stores_nothing(ctx: &Ctx) -> CaseResult {
     ctx.store().write_batch(&[rec(NOON, 77.0)]).await?;
     let mut batch = ramp(20_000);
-    batch
-        .iter_mut()
-        .step_by(3)
-        .for_each(|record| record.server_id = "new".to_owned());
+    batch.iter_mut().step_by(3).for_each(|record| record.server_id = "new".to_owned());
     batch.push(rec(NOON + 1, f64::NAN));
     let result = ctx.store().write_batch(&batch).await;
     let error = expect_refused(result, Some("value"), "a batch that ends in NaN")?;
@@ -331,17 +263,11 @@ async fn the_first_bad_record_is_named(ctx: &Ctx) -> CaseResult {
         rec(NOON, f64::NAN),
         rec_of("", "", 0, 1.0),
     ];
-    let error = expect_refused(
-        ctx.store().write_batch(&batch).await,
-        Some("timestamp"),
-        "three bad",
-    )?;
+    let error =
+        expect_refused(ctx.store().write_batch(&batch).await, Some("timestamp"), "three bad")?;
     ensure_eq!(error.context("record"), Some("2"));
-    let error = expect_refused(
-        ctx.store().write_batch(&batch[4..]).await,
-        Some("server_id"),
-        "the last",
-    )?;
+    let error =
+        expect_refused(ctx.store().write_batch(&batch[4..]).await, Some("server_id"), "the last")?;
     ensure_eq!(error.context("record"), Some("0"));
     Ok(())
 }
