@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
-use storage_core::metrics::time::{END_MS, MIN_MS};
+use serde_json::json;
+use storage_core::metrics::time::END_MS;
 use storage_core::{MetricRecord, StorageStats, TimeRange};
 
-use crate::data::{
-    METRIC, NOON, SERVER, any_finite, at, at_us, bits, last_wins, points, ramp, rec, rec_of,
-    scattered,
-};
+use crate::data::{METRIC, NOON, SERVER, last_wins, points, ramp, rec, rec_of, scattered};
 use crate::failure::{CaseResult, expect_refused};
 use crate::harness::Ctx;
 
