@@ -10,12 +10,7 @@ use crate::input::time::{TimeFormat, parse_when};
 
 /// Collects, imports, asks, draws and exports metrics.
 #[derive(Debug, Parser)]
-#[command(
-    name = "storage",
-    version,
-    max_term_width = 100,
-    arg_required_else_help = true
-)]
+#[command(name = "storage", version, max_term_width = 100, arg_required_else_help = true)]
 #[command(after_help = EXAMPLES, after_long_help = LONG_HELP)]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -68,7 +63,7 @@ pub(crate) struct Global {
     /// How answers are printed [default: table on a terminal, csv otherwise].
     ///
     /// CSV and JSON carry every digit, so that a value read back is the same; tables group
-    /// digits, use units for bytes and round averages and sums.
+    /// digits, use units for bytes and round aggregates to 7 digits.
     #[arg(long, global = true, value_enum)]
     pub(crate) format: Option<Format>,
 

@@ -58,11 +58,8 @@ fn advice_for(error: &storage::Error) -> Option<&'static str> {
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    let ios = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>());
-    ios.into_iter()
-        .any(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    let ios = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    ios.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

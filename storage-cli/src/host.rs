@@ -35,12 +35,7 @@ pub(crate) struct Reading {
 
 impl Reading {
     fn push(&mut self, metric: impl Into<String>, value: f64) {
-        self.records.push(MetricRecord::new(
-            self.server.clone(),
-            self.timestamp,
-            metric,
-            value,
-        ));
+        self.records.push(MetricRecord::new(self.server.clone(), self.timestamp, metric, value));
     }
 
     fn push_bytes(&mut self, metric: impl Into<String>, bytes: u64) {
@@ -92,10 +87,7 @@ impl Host {
     fn read_system(&self, reading: &mut Reading) {
         reading.push("cpu_usage_percent", reading.cpu_percent);
         for (core, cpu) in self.system.cpus().iter().enumerate() {
-            reading.push(
-                format!("cpu_core_{core}_usage_percent"),
-                to_hundredths(cpu.usage()),
-            );
+            reading.push(format!("cpu_core_{core}_usage_percent"), to_hundredths(cpu.usage()));
         }
         if let Ok(load) = System::load_average() {
             reading.push("load_average_1m", load.one);
@@ -141,12 +133,7 @@ impl Host {
             let read = format!("{name}_read_bytes");
             push_counter(&mut self.before, reading, &read, usage.total_read_bytes);
             let written = format!("{name}_written_bytes");
-            push_counter(
-                &mut self.before,
-                reading,
-                &written,
-                usage.total_written_bytes,
-            );
+            push_counter(&mut self.before, reading, &written, usage.total_written_bytes);
         }
     }
 
@@ -160,12 +147,7 @@ impl Host {
             let received = format!("network_{interface}_received_bytes");
             push_counter(&mut self.before, reading, &received, data.total_received());
             let transmitted = format!("network_{interface}_transmitted_bytes");
-            push_counter(
-                &mut self.before,
-                reading,
-                &transmitted,
-                data.total_transmitted(),
-            );
+            push_counter(&mut self.before, reading, &transmitted, data.total_transmitted());
         }
     }
 
@@ -175,9 +157,7 @@ impl Host {
         };
         components.refresh(true);
         for component in components.iter() {
-            let celsius = component
-                .temperature()
-                .filter(|celsius| celsius.is_finite());
+            let celsius = component.temperature().filter(|celsius| celsius.is_finite());
             if let Some(celsius) = celsius {
                 let name = format!("temperature_{}_celsius", sanitised(component.label()));
                 reading.push(name, to_hundredths(celsius));
@@ -233,11 +213,7 @@ fn sanitised(text: &str) -> String {
 }
 
 fn percent(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        (part as f64 / whole as f64 * 1e4).round() / 100.0
-    }
+    if whole == 0 { 0.0 } else { (part as f64 / whole as f64 * 1e4).round() / 100.0 }
 }
 
 /// Turns a measured `f32` into the number it stands for, without the digits that widening adds.
@@ -253,28 +229,15 @@ mod tests {
     fn this_machine_can_be_measured() {
         let mut host = Host::new().unwrap();
         let reading = host.read("here", Utc::now());
-        let names: Vec<_> = reading
-            .records
-            .iter()
-            .map(|r| r.metric_type.as_str())
-            .collect();
-        for name in [
-            "cpu_usage_percent",
-            "cpu_core_0_usage_percent",
-            "memory_used_bytes",
-        ] {
+        let names: Vec<_> = reading.records.iter().map(|r| r.metric_type.as_str()).collect();
+        for name in ["cpu_usage_percent", "cpu_core_0_usage_percent", "memory_used_bytes"] {
             assert!(names.contains(&name), "{name} is not among {names:?}");
         }
         let mut unique = names.clone();
         unique.sort_unstable();
         unique.dedup();
         assert_eq!(unique.len(), names.len(), "{names:?}");
-        assert!(
-            reading
-                .records
-                .iter()
-                .all(|record| record.validate().is_ok())
-        );
+        assert!(reading.records.iter().all(|record| record.validate().is_ok()));
         assert!((0.0..=100.0).contains(&reading.cpu_percent));
         assert!(reading.memory_used_bytes > 0);
     }

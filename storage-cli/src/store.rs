@@ -53,10 +53,7 @@ mod tests {
             shown("postgres://me:pw@host:5432/db?x=1"),
             "postgres://me:***@host:5432/db?x=1"
         );
-        assert_eq!(
-            shown("postgres://me:p@w@host/db"),
-            "postgres://me:***@host/db"
-        );
+        assert_eq!(shown("postgres://me:p@w@host/db"), "postgres://me:***@host/db");
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }

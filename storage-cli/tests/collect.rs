@@ -1,4 +1,5 @@
 //! `collect` on the machine that runs the tests.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 #![cfg(unix)]
 
 mod common;
@@ -10,18 +11,11 @@ use common::{Fixture, Run};
 
 fn start(fixture: &Fixture, args: &[&str]) -> Child {
     let args = [&["--format", "json", "collect", "--server", "here"], args].concat();
-    fixture
-        .command(&args)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+    fixture.command(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
 fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([&format!("-{name}"), &child.id().to_string()])
-        .status();
+    let sent = Command::new("kill").args([&format!("-{name}"), &child.id().to_string()]).status();
     assert!(sent.unwrap().success());
 }
 
@@ -45,18 +39,10 @@ fn ticks_are_multiples_of_the_interval_and_as_many_as_fit() {
     assert_eq!(ticks, 6, "{summary}");
     assert_eq!(summary["samples_lost"], 0);
     assert_eq!(summary["samples_stored"], fixture.samples());
-    for metric in [
-        "cpu_usage_percent",
-        "cpu_core_0_usage_percent",
-        "memory_used_bytes",
-    ] {
+    for metric in ["cpu_usage_percent", "cpu_core_0_usage_percent", "memory_used_bytes"] {
         let samples = fixture.json(&["query", "here", metric]);
         let samples = samples.as_array().unwrap();
-        assert_eq!(
-            samples.len() as u64,
-            summary["ticks"].as_u64().unwrap(),
-            "{metric}"
-        );
+        assert_eq!(samples.len() as u64, summary["ticks"].as_u64().unwrap(), "{metric}");
         for sample in samples {
             let time = sample["timestamp"].as_str().unwrap();
             assert!(time.ends_with(".000Z") || time.ends_with(".500Z"), "{time}");

@@ -1,4 +1,5 @@
 //! What goes wrong is said in one line that tells what to do, with the exit code for it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 
@@ -34,53 +35,30 @@ fn urls_that_open_nothing() {
         ("mysql://host/db".to_owned(), "mysql"),
         ("metrics.db".to_owned(), "sqlite://"),
         (format!("{url}?synchronus=normal"), "synchronus"),
-        (
-            format!("sqlite://{}", fixture.path("missing.db").display()),
-            "storage import",
-        ),
+        (format!("sqlite://{}", fixture.path("missing.db").display()), "storage import"),
         (format!("sqlite://{}", fixture.path("").display()), ""),
         (format!("sqlite://{file}"), ""),
     ] {
         let line = fixture.refused(&["--url", &url, "stats"]);
         assert!(line.contains(hint), "{url}: {line}");
     }
-    assert!(
-        !fixture.path("missing.db").exists(),
-        "a question created a store"
-    );
+    assert!(!fixture.path("missing.db").exists(), "a question created a store");
     // What is no store stays as it is, also when something is to be written.
     for target in [fixture.path("").display().to_string(), file.clone()] {
         let url = format!("sqlite://{target}");
-        assert_eq!(
-            fixture.run(&["--url", &url, "import", &file]).code,
-            1,
-            "{url}"
-        );
+        assert_eq!(fixture.run(&["--url", &url, "import", &file]).code, 1, "{url}");
     }
-    assert_eq!(
-        std::fs::read_to_string(&file).unwrap(),
-        "time,value\n2026-01-01,1\n"
-    );
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "time,value\n2026-01-01,1\n");
 }
 
 #[test]
 fn a_password_is_never_shown() {
     let fixture = Fixture::new();
-    for url in [
-        "postgres://me:s3cret@host/db",
-        "mysql://me:s3cret@host/db?x=s3cret",
-    ] {
-        for args in [
-            &["stats"][..],
-            &["-vv", "stats"],
-            &["collect", "--duration", "1s"],
-        ] {
+    for url in ["postgres://me:s3cret@host/db", "mysql://me:s3cret@host/db?x=s3cret"] {
+        for args in [&["stats"][..], &["-vv", "stats"], &["collect", "--duration", "1s"]] {
             let run = fixture.run(&[&["--url", url], args].concat());
             assert_eq!(run.code, 1);
-            assert!(
-                !run.stderr.contains("s3cret") && !run.stdout.contains("s3cret"),
-                "{run:?}"
-            );
+            assert!(!run.stderr.contains("s3cret") && !run.stdout.contains("s3cret"), "{run:?}");
         }
     }
 }
@@ -121,22 +99,15 @@ fn ranges_names_and_outputs_that_make_no_sense() {
 #[test]
 fn a_reader_that_goes_away_is_no_error() {
     let fixture = Fixture::new();
-    let lines: String = (0..200_000)
-        .map(|ms| format!("{},1\n", 1_700_000_000_000_i64 + ms))
-        .collect();
+    let lines: String =
+        (0..200_000).map(|ms| format!("{},1\n", 1_700_000_000_000_i64 + ms)).collect();
     let file = fixture.file("m.csv", &format!("time,value\n{lines}"));
     fixture.ok(&["import", &file]);
-    for args in [
-        &["export"][..],
-        &["query", "import", "m"],
-        &["--format", "json", "query", "import", "m"],
-    ] {
-        let mut child = fixture
-            .command(args)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+    for args in
+        [&["export"][..], &["query", "import", "m"], &["--format", "json", "query", "import", "m"]]
+    {
+        let mut child =
+            fixture.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut first = [0; 10];
         child.stdout.take().unwrap().read_exact(&mut first).unwrap();
         let run = Run::of(child.wait_with_output().unwrap());

@@ -1,4 +1,5 @@
 //! Files in, files out: bad lines, strict, standard input, every format there and back.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 
@@ -14,17 +15,10 @@ fn bad_lines_are_named_and_the_others_stored() {
     let run = fixture.run(&["--format", "json", "import", &file]);
     assert_eq!(run.code, 0, "{run:?}");
     for line in ["cpu.csv:3: ", "cpu.csv:4: ", "cpu.csv:5: ", "3 bad lines"] {
-        assert!(
-            run.stderr.contains(line),
-            "{line} is missing in {}",
-            run.stderr
-        );
+        assert!(run.stderr.contains(line), "{line} is missing in {}", run.stderr);
     }
     let summary = run.json();
-    assert_eq!(
-        (&summary["lines_read"], &summary["bad_lines"]),
-        (&5.into(), &3.into())
-    );
+    assert_eq!((&summary["lines_read"], &summary["bad_lines"]), (&5.into(), &3.into()));
     assert_eq!(fixture.json(&["series"])[0]["metric_type"], "cpu");
     assert_eq!(fixture.json(&["series"])[0]["server_id"], "import");
     assert_eq!(fixture.samples(), 2);
@@ -58,10 +52,7 @@ fn standard_input_in_each_format() {
     let fixture = Fixture::new();
     let inputs = [
         ("ts,value\n2026-01-01,1\n", &["--metric", "m"][..]),
-        (
-            "{\"ts\":\"2026-01-01\",\"metric\":\"m\",\"host\":\"h\",\"value\":2}\n",
-            &[],
-        ),
+        ("{\"ts\":\"2026-01-01\",\"metric\":\"m\",\"host\":\"h\",\"value\":2}\n", &[]),
         ("m,host=h2,zone=a value=3,n=4i 1767225600000000000\n", &[]),
     ];
     for (text, args) in inputs {
@@ -102,10 +93,7 @@ fn time_formats() {
         let file = fixture.file("m.csv", &format!("time,value\n{time},1\n"));
         fixture.ok(&["import", "--strict", "--time-format", format, &file]);
     }
-    assert_eq!(
-        fixture.json(&["stats"])["oldest"],
-        "2026-01-01T00:00:00.000Z"
-    );
+    assert_eq!(fixture.json(&["stats"])["oldest"], "2026-01-01T00:00:00.000Z");
     assert_eq!(fixture.samples(), 1);
     let file = fixture.file("m.csv", "time,value\n1767225600,1\n");
     let run = fixture.run(&["import", &file]);
@@ -114,19 +102,10 @@ fn time_formats() {
 
 /// Values, names and metadata that are easily bent.
 fn odd_samples() -> String {
-    let values = [
-        "0.1",
-        "5e-324",
-        "1.7976931348623157e308",
-        "-0.0",
-        "123456789.12345679",
-        "1e22",
-    ];
+    let values = ["0.1", "5e-324", "1.7976931348623157e308", "-0.0", "123456789.12345679", "1e22"];
     let mut csv = String::from("server,time,metric,value,metadata\n");
     for (index, value) in values.iter().enumerate() {
-        csv.push_str(&format!(
-            "a b,2026-01-01 00:00:00.00{index},\"m,=\"\"x\",{value},\n"
-        ));
+        csv.push_str(&format!("a b,2026-01-01 00:00:00.00{index},\"m,=\"\"x\",{value},\n"));
     }
     csv.push_str("é,1700000000001,m,1,\"{\"\"k 1\"\":\"\"v=,\"\"}\"\n");
     csv
@@ -151,21 +130,13 @@ fn every_format_comes_back_byte_for_byte() {
 #[test]
 fn names_with_line_breaks_survive_csv_and_json_and_are_refused_by_line_protocol() {
     let source = Fixture::new();
-    let file = source.file(
-        "odd.csv",
-        "server,time,metric,value\n\"a\r\nb\",2026-01-01,m,1\n",
-    );
+    let file = source.file("odd.csv", "server,time,metric,value\n\"a\r\nb\",2026-01-01,m,1\n");
     source.ok(&["import", "--strict", &file]);
     let expected = source.ok(&["export"]);
     for format in ["csv", "jsonl"] {
         let target = Fixture::new();
         let text = source.ok(&["export", "--output-format", format]);
-        assert_eq!(
-            target
-                .run_with_input(&["import", "--strict", "-"], &text)
-                .code,
-            0
-        );
+        assert_eq!(target.run_with_input(&["import", "--strict", "-"], &text).code, 0);
         assert_eq!(target.ok(&["export"]), expected, "{format}");
     }
     let target = source.path("x.lp");
@@ -183,20 +154,8 @@ fn an_export_is_part_of_the_store_if_asked() {
     );
     fixture.ok(&["import", &file]);
     assert_eq!(fixture.ok(&["export", "a"]).lines().count(), 3);
-    assert_eq!(
-        fixture
-            .ok(&["export", "*", "m", "--start", "2026-01-02"])
-            .lines()
-            .count(),
-        2
-    );
-    assert_eq!(
-        fixture
-            .ok(&["--format", "json", "export", "b"])
-            .lines()
-            .count(),
-        1
-    );
+    assert_eq!(fixture.ok(&["export", "*", "m", "--start", "2026-01-02"]).lines().count(), 2);
+    assert_eq!(fixture.ok(&["--format", "json", "export", "b"]).lines().count(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Real measurements of AWS machines, from the Numenta Anomaly Benchmark: what goes in is what
 //! comes out, and every number about it is the one that a second computation gives.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 
@@ -18,12 +19,9 @@ const HOUR_MS: i64 = 3_600_000;
 type Truth = BTreeMap<String, BTreeMap<i64, f64>>;
 
 fn files() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(nab_aws())
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = entries
-        .filter(|path| path.extension().is_some_and(|e| e == "csv"))
-        .collect();
+    let entries = std::fs::read_dir(nab_aws()).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|e| e == "csv")).collect();
     files.sort();
     assert_eq!(files.len(), 17);
     files
@@ -34,9 +32,8 @@ fn truth() -> Truth {
     let mut truth = Truth::new();
     for file in files() {
         let text = std::fs::read_to_string(&file).unwrap();
-        let samples = truth
-            .entry(file.file_stem().unwrap().to_str().unwrap().to_owned())
-            .or_default();
+        let samples =
+            truth.entry(file.file_stem().unwrap().to_str().unwrap().to_owned()).or_default();
         for line in text.lines().skip(1) {
             let (time, value) = line.split_once(',').unwrap();
             let time = NaiveDateTime::parse_from_str(time, "%Y-%m-%d %H:%M:%S").unwrap();
@@ -48,10 +45,7 @@ fn truth() -> Truth {
 }
 
 fn import(fixture: &Fixture) -> Value {
-    let files: Vec<_> = files()
-        .iter()
-        .map(|path| path.display().to_string())
-        .collect();
+    let files: Vec<_> = files().iter().map(|path| path.display().to_string()).collect();
     let mut args = vec!["import", "--server", "aws"];
     args.extend(files.iter().map(String::as_str));
     fixture.json(&args)
@@ -70,9 +64,7 @@ fn assert_summary(summary: &Value, replaced: u64) {
 }
 
 fn ms_of(time: &Value) -> i64 {
-    DateTime::parse_from_rfc3339(time.as_str().unwrap())
-        .unwrap()
-        .timestamp_millis()
+    DateTime::parse_from_rfc3339(time.as_str().unwrap()).unwrap().timestamp_millis()
 }
 
 /// Compares an aggregate with what plain arithmetic gives for `values`.
@@ -80,22 +72,16 @@ fn assert_aggregate(found: &Value, values: &[f64]) {
     assert_eq!(found["count"], values.len() as u64, "{found}");
     let min = values.iter().copied().fold(f64::INFINITY, f64::min);
     let max = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    for (name, expected) in [
-        ("min", min),
-        ("max", max),
-        ("first", values[0]),
-        ("last", values[values.len() - 1]),
-    ] {
+    for (name, expected) in
+        [("min", min), ("max", max), ("first", values[0]), ("last", values[values.len() - 1])]
+    {
         assert_eq!(found[name].as_f64(), Some(expected), "{name} of {found}");
     }
     let sum: f64 = values.iter().sum();
     let magnitudes: f64 = values.iter().map(|value| value.abs()).sum();
     for (name, expected) in [("sum", sum), ("avg", sum / values.len() as f64)] {
         let error = (found[name].as_f64().unwrap() - expected).abs();
-        assert!(
-            error <= 1e-9 * magnitudes,
-            "{name} of {found} is not {expected}"
-        );
+        assert!(error <= 1e-9 * magnitudes, "{name} of {found} is not {expected}");
     }
 }
 
@@ -112,10 +98,7 @@ fn every_number_is_the_one_of_the_files() {
         assert_eq!(found["metric_type"], metric.as_str());
         assert_eq!(found["count"], samples.len() as u64);
         assert_eq!(ms_of(&found["oldest"]), *samples.keys().next().unwrap());
-        assert_eq!(
-            ms_of(&found["newest"]),
-            *samples.keys().next_back().unwrap()
-        );
+        assert_eq!(ms_of(&found["newest"]), *samples.keys().next_back().unwrap());
     }
 
     let aggregates = fixture.json(&["aggregate", "aws"]);
@@ -129,10 +112,7 @@ fn every_number_is_the_one_of_the_files() {
     let mut expected: BTreeMap<(&str, i64), Vec<f64>> = BTreeMap::new();
     for (metric, samples) in &truth {
         for (ms, value) in samples {
-            expected
-                .entry((metric, ms - ms.rem_euclid(HOUR_MS)))
-                .or_default()
-                .push(*value);
+            expected.entry((metric, ms - ms.rem_euclid(HOUR_MS))).or_default().push(*value);
         }
     }
     assert_eq!(windows.as_array().unwrap().len(), expected.len());
@@ -155,17 +135,10 @@ fn again_it_changes_nothing_and_comes_out_as_it_went_in() {
     let mut found = Truth::new();
     for line in once.lines().skip(1) {
         let fields: Vec<_> = line.split(',').collect();
-        let [server, time, metric, value, metadata] = fields[..] else {
-            panic!("{line}")
-        };
+        let [server, time, metric, value, metadata] = fields[..] else { panic!("{line}") };
         assert_eq!((server, metadata), ("aws", ""));
-        let ms = DateTime::parse_from_rfc3339(time)
-            .unwrap()
-            .timestamp_millis();
-        let before = found
-            .entry(metric.to_owned())
-            .or_default()
-            .insert(ms, value.parse().unwrap());
+        let ms = DateTime::parse_from_rfc3339(time).unwrap().timestamp_millis();
+        let before = found.entry(metric.to_owned()).or_default().insert(ms, value.parse().unwrap());
         assert_eq!(before, None, "{line} comes twice");
     }
     assert!(found == truth(), "the export differs from the files");
@@ -190,10 +163,7 @@ fn part_of_a_series_by_time() {
     let cut = &["prune", "--before", "2014-02-20"];
     let would = fixture.json(&[cut, &["--dry-run"][..]].concat());
     let removed = fixture.json(&[cut, &["--yes"][..]].concat());
-    let before: usize = truth()
-        .values()
-        .map(|samples| samples.range(..start_ms).count())
-        .sum();
+    let before: usize = truth().values().map(|samples| samples.range(..start_ms).count()).sum();
     assert_eq!(would["would_remove"], before as u64);
     assert_eq!(removed["removed"], before as u64);
     assert_eq!(fixture.samples(), LINES - REPEATED - before as u64);

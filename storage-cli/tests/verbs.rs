@@ -1,4 +1,5 @@
 //! Each verb as a user types it, and what it prints.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
 mod common;
 
@@ -29,15 +30,7 @@ fn query_aggregate_series_latest() {
          2026-01-01T00:00:00.250Z,2.5,\n"
     );
     assert_eq!(
-        fixture.ok(&[
-            "query",
-            "web-1",
-            "cpu",
-            "-n",
-            "1",
-            "--start",
-            "2026-01-01 00:00:00.1"
-        ]),
+        fixture.ok(&["query", "web-1", "cpu", "-n", "1", "--start", "2026-01-01 00:00:00.1"]),
         "timestamp,value,metadata\n2026-01-01T00:00:00.250Z,2.5,\n"
     );
     assert_eq!(
@@ -45,15 +38,7 @@ fn query_aggregate_series_latest() {
         "server_id,metric_type,count,min,max,avg,sum,first,last\nweb-1,cpu,2,-5,2.5,-1.25,-2.5,-5,2.5\n"
     );
     assert_eq!(
-        fixture.ok(&[
-            "aggregate",
-            "db-1",
-            "cpu",
-            "--window",
-            "1m",
-            "--end",
-            "2026-01-01 00:01"
-        ]),
+        fixture.ok(&["aggregate", "db-1", "cpu", "--window", "1m", "--end", "2026-01-01 00:01"]),
         "server_id,metric_type,window_start,count,min,max,avg,sum,first,last\n\
          db-1,cpu,2026-01-01T00:00:00.000Z,1,0.1,0.1,0.1,0.1,0.1,0.1\n"
     );
@@ -67,10 +52,7 @@ fn query_aggregate_series_latest() {
         "server_id,metric_type,timestamp,value,metadata\n\
          db-1,cpu,2026-01-01T00:01:00.000Z,1e300,\nweb-1,cpu,2026-01-01T00:00:00.250Z,2.5,\n"
     );
-    assert_eq!(
-        fixture.ok(&["latest", "db-1", "-n", "5"]).lines().count(),
-        3
-    );
+    assert_eq!(fixture.ok(&["latest", "db-1", "-n", "5"]).lines().count(), 3);
 }
 
 #[test]
@@ -81,10 +63,7 @@ fn json_and_tables() {
     assert_eq!(found[1]["value"], 2.5);
     assert_eq!(fixture.json(&["series", "nobody"]), serde_json::json!([]));
     let table = fixture.ok(&["--format", "table", "latest"]);
-    assert!(
-        table.contains("│ web-1") && table.contains("1e300"),
-        "{table}"
-    );
+    assert!(table.contains("│ web-1") && table.contains("1e300"), "{table}");
     let table = fixture.ok(&["--format", "table", "stats"]);
     assert!(table.contains("KiB") || table.contains("MiB"), "{table}");
 }
@@ -102,18 +81,12 @@ fn an_empty_answer_is_explained_on_stderr() {
 fn stats_health_check_compact() {
     let fixture = filled();
     let stats = fixture.json(&["stats"]);
-    assert_eq!(
-        (&stats["samples"], &stats["series"]),
-        (&5.into(), &3.into())
-    );
+    assert_eq!((&stats["samples"], &stats["series"]), (&5.into(), &3.into()));
     assert_eq!(stats["oldest"], "2026-01-01T00:00:00.000Z");
     assert!(stats["disk_usage_bytes"].as_u64().unwrap() > 0);
     assert_eq!(fixture.json(&["health"])["status"], "healthy");
     let check = fixture.json(&["check"]);
-    assert_eq!(
-        (&check["status"], &check["samples"]),
-        (&"ok".into(), &5.into())
-    );
+    assert_eq!((&check["status"], &check["samples"]), (&"ok".into(), &5.into()));
     assert_eq!(fixture.json(&["compact"])["samples"], 5);
     assert_eq!(fixture.json(&["check"])["status"], "ok");
 }
@@ -135,30 +108,13 @@ fn prune_wants_a_confirmation() {
 #[test]
 fn plot_draws() {
     let fixture = filled();
-    let chart = fixture.ok(&[
-        "plot",
-        "*-1",
-        "cpu",
-        "--end",
-        "2026-01-01 00:00:30",
-        "--width",
-        "80",
-    ]);
-    for part in [
-        "┤",
-        "┬",
-        "2026-01-01",
-        "web-1 cpu  min -5  max 2.5",
-        "db-1 cpu   min 0.1",
-    ] {
+    let chart =
+        fixture.ok(&["plot", "*-1", "cpu", "--end", "2026-01-01 00:00:30", "--width", "80"]);
+    for part in ["┤", "┬", "2026-01-01", "web-1 cpu  min -5  max 2.5", "db-1 cpu   min 0.1"] {
         assert!(chart.contains(part), "{part} is missing in\n{chart}");
     }
     assert!(!chart.contains('\x1b'), "colours in a file");
-    assert!(
-        fixture
-            .refused(&["plot", "*", "*", "--format", "csv"])
-            .contains("aggregate")
-    );
+    assert!(fixture.refused(&["plot", "*", "*", "--format", "csv"]).contains("aggregate"));
     assert_eq!(fixture.run(&["plot", "nobody", "*"]).code, 0);
 }
 

@@ -45,26 +45,15 @@ async fn whole(
     range: TimeRange,
     output: &mut Output,
 ) -> Result<u64> {
-    let columns: Vec<_> = COLUMNS
-        .into_iter()
-        .filter(|name| *name != "window_start")
-        .collect();
+    let columns: Vec<_> = COLUMNS.into_iter().filter(|name| *name != "window_start").collect();
     let series = match filter.as_exact() {
         Some((server, metric)) => vec![SeriesKey::new(server, metric)],
-        None => store
-            .series(filter)
-            .await?
-            .into_iter()
-            .map(|info| info.series)
-            .collect(),
+        None => store.series(filter).await?.into_iter().map(|info| info.series).collect(),
     };
     let mut count = 0;
     let mut rows = output.rows(&columns)?;
     for series in series {
-        let SeriesKey {
-            server_id,
-            metric_type,
-        } = &series;
+        let SeriesKey { server_id, metric_type } = &series;
         let found = store.aggregate(server_id, metric_type, range).await?;
         if found.count > 0 {
             count += 1;
@@ -88,11 +77,7 @@ async fn by_window(
     for one in found {
         for window in one.windows {
             count += 1;
-            rows.row(cells(
-                &one.series,
-                Some(Cell::Time(window.start)),
-                &window.aggregation,
-            ))?;
+            rows.row(cells(&one.series, Some(Cell::Time(window.start)), &window.aggregation))?;
         }
     }
     rows.finish()?;
@@ -100,14 +85,10 @@ async fn by_window(
 }
 
 fn cells(series: &SeriesKey, window_start: Option<Cell>, found: &MetricAggregation) -> Vec<Cell> {
-    let mut cells = vec![
-        Cell::text(&series.server_id),
-        Cell::text(&series.metric_type),
-    ];
+    let mut cells = vec![Cell::text(&series.server_id), Cell::text(&series.metric_type)];
     cells.extend(window_start);
     cells.push(Cell::Count(found.count));
-    cells.extend([found.min, found.max].map(|value| Cell::or_empty(value, Cell::Float)));
-    cells.extend([found.avg, found.sum].map(|value| Cell::or_empty(value, Cell::Derived)));
-    cells.extend([found.first, found.last].map(|value| Cell::or_empty(value, Cell::Float)));
+    let values = [found.min, found.max, found.avg, found.sum, found.first, found.last];
+    cells.extend(values.map(|value| Cell::or_empty(value, Cell::Derived)));
     cells
 }

@@ -14,10 +14,7 @@ pub(super) async fn run(store: &dyn StorageBackend, output: &mut Output) -> Resu
     let report = store.check().await?;
     let problems = report.problems.len();
     output.record(vec![
-        (
-            "status",
-            Cell::text(if problems == 0 { "ok" } else { "damaged" }),
-        ),
+        ("status", Cell::text(if problems == 0 { "ok" } else { "damaged" })),
         ("pieces", Cell::Count(report.pieces)),
         ("samples", Cell::Count(report.samples)),
         ("problems", Cell::Count(problems as u64)),
@@ -26,14 +23,7 @@ pub(super) async fn run(store: &dyn StorageBackend, output: &mut Output) -> Resu
         complain(problem);
     }
     if problems > SHOWN_MAX {
-        complain(&format!(
-            "and {} more",
-            text::counted((problems - SHOWN_MAX) as u64, "problem")
-        ));
+        complain(&format!("and {} more", text::counted((problems - SHOWN_MAX) as u64, "problem")));
     }
-    Ok(if problems == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

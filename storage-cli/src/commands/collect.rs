@@ -28,10 +28,7 @@ const LAST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Finds out what is wrong with `args` before a store is opened, and so created.
 pub(super) fn check(args: &Collect) -> Result<()> {
-    if args
-        .duration
-        .is_some_and(|duration| duration < args.interval)
-    {
+    if args.duration.is_some_and(|duration| duration < args.interval) {
         bail!("the duration is shorter than the interval; nothing would be measured");
     }
     Ok(validate_names(&server_of(args)?, "cpu_usage_percent")?)
@@ -116,10 +113,7 @@ fn summarise(
         ("writes_failed", Cell::Count(queue.failed)),
     ])?;
     if lost > 0 {
-        bail!(
-            "{} could not be stored; see that the store works",
-            text::counted(lost, "sample")
-        );
+        bail!("{} could not be stored; see that the store works", text::counted(lost, "sample"));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -141,13 +135,7 @@ impl Ticks {
         let (interval_ms, start_ms) = (ms(interval), now.timestamp_millis());
         let end_ms = duration.map(|duration| start_ms.saturating_add(ms(duration)));
         let last_ms = start_ms - start_ms.rem_euclid(interval_ms);
-        Self {
-            interval_ms,
-            start_ms,
-            last_ms,
-            end_ms,
-            missed: 0,
-        }
+        Self { interval_ms, start_ms, last_ms, end_ms, missed: 0 }
     }
 
     /// Returns how many ticks there will be, if they end.
@@ -298,10 +286,7 @@ impl Queue {
     fn trouble(&self) -> String {
         let mut trouble = String::new();
         if self.last_trouble.is_some() {
-            trouble.push_str(&format!(
-                ", {} waiting",
-                text::count(self.waiting.len() as u64)
-            ));
+            trouble.push_str(&format!(", {} waiting", text::count(self.waiting.len() as u64)));
         }
         if self.lost > 0 {
             trouble.push_str(&format!(", {} lost", text::count(self.lost)));
@@ -326,4 +311,127 @@ fn stop_signals() -> Result<mpsc::Receiver<()>> {
         while tokio::signal::ctrl_c().await.is_ok() && sender.send(()).await.is_ok() {}
     });
     Ok(receiver)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use async_trait::async_trait;
+    use storage::{Error, ErrorKind, InMemory, MetricAggregation, StorageStats, TimeRange};
+
+    use super::*;
+
+    /// Refuses the first writes.
+    struct Shy {
+        inner: InMemory,
+        refusals_left: AtomicU32,
+    }
+
+    #[async_trait]
+    impl StorageBackend for Shy {
+        async fn write_batch(&self, records: &[MetricRecord]) -> storage::Result<()> {
+            let count_down = |left: u32| left.checked_sub(1);
+            let order = Ordering::SeqCst;
+            match self.refusals_left.fetch_update(order, order, count_down) {
+                Ok(_) => Err(Error::new(ErrorKind::Busy, "not now")),
+                Err(_) => self.inner.write_batch(records).await,
+            }
+        }
+        async fn query_range(
+            &self,
+            server_id: &str,
+            metric_type: &str,
+            range: TimeRange,
+        ) -> storage::Result<Vec<MetricRecord>> {
+            self.inner.query_range(server_id, metric_type, range).await
+        }
+        async fn aggregate(
+            &self,
+            server_id: &str,
+            metric_type: &str,
+            range: TimeRange,
+        ) -> storage::Result<MetricAggregation> {
+            self.inner.aggregate(server_id, metric_type, range).await
+        }
+        async fn prune_before(&self, cutoff: DateTime<Utc>) -> storage::Result<u64> {
+            self.inner.prune_before(cutoff).await
+        }
+        async fn stats(&self) -> storage::Result<StorageStats> {
+            self.inner.stats().await
+        }
+    }
+
+    fn queue(refusals: u32) -> (Arc<Shy>, Queue) {
+        let inner = InMemory::new();
+        let store = Arc::new(Shy { inner, refusals_left: AtomicU32::new(refusals) });
+        let shared: Arc<dyn StorageBackend> = Arc::<Shy>::clone(&store);
+        (store, Queue::new(shared, ProgressBar::hidden()))
+    }
+
+    fn record(ms: i64) -> MetricRecord {
+        MetricRecord::new("s", at(ms), "m", 1.0)
+    }
+
+    fn at(ms: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_millis(ms).unwrap()
+    }
+
+    #[tokio::test]
+    async fn refused_samples_are_written_with_the_next_ones() {
+        let (store, mut queue) = queue(2);
+        for ms in 0..4 {
+            queue.push(vec![record(ms)]);
+            queue.progress().await;
+        }
+        queue.finish().await;
+        assert_eq!((queue.stored, queue.failed, queue.lost), (4, 2, 0));
+        assert_eq!(store.stats().await.unwrap().total_metrics, 4);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_refused_at_the_end_is_tried_a_few_times_and_then_counted() {
+        let (_, mut queue) = queue(2);
+        queue.push(vec![record(0)]);
+        queue.finish().await;
+        assert_eq!((queue.stored, queue.waiting.len()), (1, 0));
+        let (_, mut queue) = super::tests::queue(u32::MAX);
+        queue.push(vec![record(0)]);
+        queue.finish().await;
+        assert_eq!((queue.stored, queue.waiting.len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn the_oldest_are_given_up_when_too_many_wait() {
+        let (_, mut queue) = queue(1);
+        queue.push((0..WAITING_MAX as i64 + 5).map(record).collect());
+        assert_eq!(queue.lost, 5);
+        queue.progress().await;
+        queue.push(vec![record(-1)]);
+        assert_eq!(queue.lost, 6);
+        queue.finish().await;
+        assert_eq!(queue.stored, WAITING_MAX as u64);
+    }
+
+    #[test]
+    fn ticks_do_not_drift_and_count_what_they_pass_over() {
+        let seconds = Duration::from_secs;
+        let mut ticks = Ticks::new(seconds(1), Some(seconds(5)), at(10_300));
+        assert_eq!(ticks.total(), Some(5));
+        assert_eq!(ticks.next(at(10_300)), Some((at(11_000), Duration::from_millis(700))));
+        assert_eq!(ticks.next(at(11_020)), Some((at(12_000), Duration::from_millis(980))));
+        assert_eq!(ticks.next(at(14_999)), Some((at(15_000), Duration::from_millis(1))));
+        assert_eq!(ticks.missed, 2);
+        assert_eq!(ticks.next(at(15_001)), None);
+        assert_eq!(ticks.missed, 2);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_misses_nothing() {
+        let mut ticks = Ticks::new(Duration::from_secs(1), None, at(10_300));
+        ticks.next(at(10_300));
+        ticks.next(at(5_000));
+        assert_eq!(ticks.next(at(6_500)).map(|(tick, _)| tick), Some(at(7_000)));
+        assert_eq!(ticks.missed, 0);
+    }
 }

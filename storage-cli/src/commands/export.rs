@@ -34,11 +34,7 @@ pub(super) async fn run(
         None => {
             // Progress would write over samples that are shown.
             let hidden = output.is_terminal();
-            let progress = if hidden {
-                None
-            } else {
-                Some(progress::of_events(output))
-            };
+            let progress = if hidden { None } else { Some(progress::of_events(output)) };
             write_all(store, args, format, output.sink(), progress).await?
         }
     };
@@ -82,10 +78,7 @@ async fn write_all(
     if let Some(progress) = progress {
         progress.finish_and_clear();
     }
-    Ok(Exported {
-        samples,
-        without_metadata: writer.finish()?,
-    })
+    Ok(Exported { samples, without_metadata: writer.finish()? })
 }
 
 /// Writes to `path`, by way of a file beside it that the caller renames: an export that breaks
@@ -118,9 +111,7 @@ async fn to_file(
 }
 
 fn partial_path(path: &Path) -> PathBuf {
-    let mut name = path
-        .file_name()
-        .map_or_else(|| OsString::from("export"), OsString::from);
+    let mut name = path.file_name().map_or_else(|| OsString::from("export"), OsString::from);
     name.push(".partial");
     path.with_file_name(name)
 }

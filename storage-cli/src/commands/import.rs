@@ -39,11 +39,7 @@ pub(super) async fn prepare(args: &Import, output: &Output) -> Result<Prepared> 
         let progress = progress::of_bytes(output, total_bytes(&sources));
         sources = tokio::task::spawn_blocking(move || check_all(sources, &progress)).await??;
     }
-    Ok(Prepared {
-        sources,
-        batch_size: args.batch_size as usize,
-        started,
-    })
+    Ok(Prepared { sources, batch_size: args.batch_size as usize, started })
 }
 
 pub(super) async fn run(
@@ -51,11 +47,7 @@ pub(super) async fn run(
     prepared: Prepared,
     output: &mut Output,
 ) -> Result<ExitCode> {
-    let Prepared {
-        sources,
-        batch_size,
-        started,
-    } = prepared;
+    let Prepared { sources, batch_size, started } = prepared;
     let before = store.stats().await?;
     let progress = progress::of_bytes(output, total_bytes(&sources));
     let (sender, mut batches) = mpsc::channel(BATCHES_WAITING_MAX);
@@ -113,9 +105,7 @@ fn print(
     ])?;
     if read.bad > 0 {
         let lines = text::counted(read.bad, "bad line");
-        warn(&format!(
-            "{lines} left out; --strict would have stored nothing"
-        ));
+        warn(&format!("{lines} left out; --strict would have stored nothing"));
     }
     Ok(())
 }
@@ -138,11 +128,7 @@ fn open_all(args: &Import) -> Result<Vec<Source>> {
 
 fn open(path: &Path, args: &Import) -> Result<Source> {
     let is_stdin = path == Path::new("-");
-    let name = if is_stdin {
-        "stdin".to_owned()
-    } else {
-        path.display().to_string()
-    };
+    let name = if is_stdin { "stdin".to_owned() } else { path.display().to_string() };
     let mut file = None;
     let mut size = None;
     if !is_stdin {
@@ -154,10 +140,7 @@ fn open(path: &Path, args: &Import) -> Result<Source> {
         size = found.is_file().then_some(found.len());
         file = Some(opened);
     }
-    let stem = path
-        .file_stem()
-        .and_then(|stem| stem.to_str())
-        .filter(|_| !is_stdin);
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).filter(|_| !is_stdin);
     let mut source = Source {
         name,
         file,
@@ -230,11 +213,7 @@ impl Report {
 fn check_all(mut sources: Vec<Source>, progress: &ProgressBar) -> Result<Vec<Source>> {
     let mut report = Report::default();
     for source in &mut sources {
-        let mut sink = Checking {
-            source: &source.name,
-            report: &mut report,
-            progress,
-        };
+        let mut sink = Checking { source: &source.name, report: &mut report, progress };
         source.read(progress, &mut sink)?;
         // A source that can be read only once was copied when it was opened.
         source.file.iter_mut().try_for_each(Seek::rewind)?;
@@ -242,10 +221,7 @@ fn check_all(mut sources: Vec<Source>, progress: &ProgressBar) -> Result<Vec<Sou
     progress.finish_and_clear();
     if report.bad > 0 {
         let bad = text::counted(report.bad, "bad line");
-        bail!(
-            "{bad} of {} and --strict: nothing was stored",
-            text::count(report.lines)
-        );
+        bail!("{bad} of {} and --strict: nothing was stored", text::count(report.lines));
     }
     Ok(sources)
 }
@@ -313,9 +289,7 @@ impl Sending<'_> {
             return Ok(());
         }
         let batch = std::mem::take(&mut self.batch);
-        self.sender
-            .blocking_send(batch)
-            .map_err(|_| anyhow!("the store failed"))
+        self.sender.blocking_send(batch).map_err(|_| anyhow!("the store failed"))
     }
 }
 
@@ -327,11 +301,7 @@ impl Sink for Sending<'_> {
 
     fn record(&mut self, record: MetricRecord) -> Result<()> {
         self.batch.push(record);
-        if self.batch.len() >= self.batch_size {
-            self.send()
-        } else {
-            Ok(())
-        }
+        if self.batch.len() >= self.batch_size { self.send() } else { Ok(()) }
     }
 
     fn bad(&mut self, line: u64, reason: &str) {

@@ -84,11 +84,7 @@ impl Span {
 
 /// Returns the range of the samples before `time`.
 fn range_before(time: DateTime<Utc>) -> Result<TimeRange> {
-    Span {
-        start: None,
-        end: Some(time),
-    }
-    .range()
+    Span { start: None, end: Some(time) }.range()
 }
 
 /// Says why an answer is empty.

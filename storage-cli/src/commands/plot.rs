@@ -35,9 +35,7 @@ pub(super) async fn run(
         ));
         infos.truncate(SERIES_MAX);
     }
-    let width = args
-        .width
-        .or_else(|| terminal_width().filter(|_| output.is_terminal()));
+    let width = args.width.or_else(|| terminal_width().filter(|_| output.is_terminal()));
     let mut chart = Chart {
         width: usize::from(width.unwrap_or(100).max(40)),
         height: usize::from(args.height),
@@ -69,9 +67,7 @@ fn drawn_range(span: Span, infos: &[SeriesInfo]) -> Result<Option<TimeRange>> {
     };
     let newest = newest + chrono::Duration::milliseconds(1);
     // A start that was given stays, so that a gap at the left can be seen; the future is no gap.
-    let end = span
-        .end
-        .map_or(newest, |end| end.min(newest.max(Utc::now())));
+    let end = span.end.map_or(newest, |end| end.min(newest.max(Utc::now())));
     let start = span.start.unwrap_or(oldest).min(end);
     Ok(Some(TimeRange::new(start, end)?))
 }
@@ -89,9 +85,5 @@ async fn line_of(
         total.push_aggregation(&window.aggregation);
     }
     let name = info.series.to_string();
-    Ok((!windows.is_empty()).then(|| Line {
-        name,
-        windows,
-        total: total.finish(),
-    }))
+    Ok((!windows.is_empty()).then(|| Line { name, windows, total: total.finish() }))
 }

@@ -21,9 +21,7 @@ pub(super) async fn run(
         bail!("nobody is there to confirm; say --yes to prune, or --dry-run to count");
     }
     if args.dry_run || !args.yes {
-        let count = store
-            .count(&SeriesFilter::any(), range_before(args.before)?)
-            .await?;
+        let count = store.count(&SeriesFilter::any(), range_before(args.before)?).await?;
         if args.dry_run {
             return print(output, args, "would_remove", count);
         }
@@ -40,9 +38,6 @@ pub(super) async fn run(
 }
 
 fn print(output: &mut Output, args: &Prune, name: &str, count: u64) -> Result<ExitCode> {
-    output.record(vec![
-        ("before", Cell::Time(args.before)),
-        (name, Cell::Count(count)),
-    ])?;
+    output.record(vec![("before", Cell::Time(args.before)), (name, Cell::Count(count))])?;
     Ok(ExitCode::SUCCESS)
 }

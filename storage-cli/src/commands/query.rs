@@ -39,10 +39,7 @@ pub(super) async fn run(
     rows.finish()?;
     drop(rows);
     if is_empty {
-        note_nothing(
-            output,
-            &format!("samples of {} {} in that range", args.server, args.metric),
-        );
+        note_nothing(output, &format!("samples of {} {} in that range", args.server, args.metric));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,10 +21,7 @@ pub(super) async fn run(
         ("samples", Cell::Count(stats.total_metrics)),
         ("series", Cell::Count(stats.series)),
         ("disk_usage_bytes", Cell::Bytes(stats.disk_usage_bytes)),
-        (
-            "bytes_per_sample",
-            Cell::or_empty(per_sample, Cell::Derived),
-        ),
+        ("bytes_per_sample", Cell::or_empty(per_sample, Cell::Derived)),
         ("oldest", Cell::or_empty(stats.oldest_metric, Cell::Time)),
         ("newest", Cell::or_empty(stats.newest_metric, Cell::Time)),
     ])?;

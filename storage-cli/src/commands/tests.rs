@@ -42,20 +42,14 @@ async fn filled() -> Arc<dyn StorageBackend> {
 }
 
 fn chosen(server: &str, metric: &str) -> Chosen {
-    Chosen {
-        server: server.into(),
-        metric: metric.into(),
-    }
+    Chosen { server: server.into(), metric: metric.into() }
 }
 
 #[tokio::test]
 async fn query_limits_and_prints_every_format() {
     let store = filled().await;
     let expected = [
-        (
-            Format::Csv,
-            "timestamp,value,metadata\n1970-01-01T00:03:00.000Z,0.3,\n",
-        ),
+        (Format::Csv, "timestamp,value,metadata\n1970-01-01T00:03:00.000Z,0.3,\n"),
         (
             Format::Json,
             "[\n{\"timestamp\":\"1970-01-01T00:03:00.000Z\",\"value\":0.3,\"metadata\":null}\n]\n",
@@ -66,15 +60,10 @@ async fn query_limits_and_prints_every_format() {
         let args = args::Query {
             server: "a".into(),
             metric: "cpu".into(),
-            span: Span {
-                start: Some(at(180_000)),
-                end: None,
-            },
+            span: Span { start: Some(at(180_000)), end: None },
             limit: Some(1),
         };
-        query::run(&*store, &args, &mut Output::to(shared.clone(), format))
-            .await
-            .unwrap();
+        query::run(&*store, &args, &mut Output::to(shared.clone(), format)).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&shared.0.lock().unwrap()), text);
     }
 }
@@ -83,19 +72,12 @@ async fn query_limits_and_prints_every_format() {
 async fn aggregate_by_glob_and_by_window() {
     let store = filled().await;
     let shared = Shared::default();
-    let mut args = args::Aggregate {
-        chosen: chosen("*", "c*"),
-        span: Span::default(),
-        window: None,
-    };
-    aggregate::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv))
-        .await
-        .unwrap();
+    let mut args =
+        args::Aggregate { chosen: chosen("*", "c*"), span: Span::default(), window: None };
+    aggregate::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv)).await.unwrap();
     args.window = Some(std::time::Duration::from_secs(300));
     args.chosen = chosen("b", "cpu");
-    aggregate::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv))
-        .await
-        .unwrap();
+    aggregate::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv)).await.unwrap();
     let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains("\na,cpu,10,0,0.9,0.45,4.5,0,0.9\n"), "{text}");
     assert!(
@@ -107,15 +89,8 @@ async fn aggregate_by_glob_and_by_window() {
 #[tokio::test]
 async fn a_range_that_ends_before_it_starts_is_refused() {
     let store = filled().await;
-    let span = Span {
-        start: Some(at(5)),
-        end: Some(at(1)),
-    };
-    let args = args::Aggregate {
-        chosen: chosen("*", "*"),
-        span,
-        window: None,
-    };
+    let span = Span { start: Some(at(5)), end: Some(at(1)) };
+    let args = args::Aggregate { chosen: chosen("*", "*"), span, window: None };
     let mut output = Output::to(Shared::default(), Format::Csv);
     assert!(aggregate::run(&*store, &args, &mut output).await.is_err());
 }
@@ -124,37 +99,11 @@ async fn a_range_that_ends_before_it_starts_is_refused() {
 async fn prune_counts_what_it_would_remove() {
     let store = filled().await;
     let shared = Shared::default();
-    let mut args = args::Prune {
-        before: at(120_000),
-        dry_run: true,
-        yes: false,
-    };
-    prune::run(
-        &*store,
-        &args,
-        &mut Output::to(shared.clone(), Format::Csv),
-        "",
-    )
-    .await
-    .unwrap();
-    args = args::Prune {
-        dry_run: false,
-        yes: true,
-        ..args
-    };
-    prune::run(
-        &*store,
-        &args,
-        &mut Output::to(shared.clone(), Format::Csv),
-        "",
-    )
-    .await
-    .unwrap();
+    let mut args = args::Prune { before: at(120_000), dry_run: true, yes: false };
+    prune::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv), "").await.unwrap();
+    args = args::Prune { dry_run: false, yes: true, ..args };
+    prune::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv), "").await.unwrap();
     let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
-    assert_eq!(
-        text.matches("1970-01-01T00:02:00.000Z,4\n").count(),
-        2,
-        "{text}"
-    );
+    assert_eq!(text.matches("1970-01-01T00:02:00.000Z,4\n").count(), 2, "{text}");
     assert_eq!(store.stats().await.unwrap().total_metrics, 16);
 }

@@ -45,35 +45,20 @@ impl CsvParser {
         }
         for (index, column) in columns.iter().enumerate() {
             if column.is_some() && columns[..index].contains(column) {
-                bail!(
-                    "line {}: the CSV header names `{}` twice",
-                    first.number,
-                    names[index]
-                );
+                bail!("line {}: the CSV header names `{}` twice", first.number, names[index]);
             }
         }
-        let unknown = names
-            .iter()
-            .zip(&columns)
-            .filter(|(_, column)| column.is_none());
+        let unknown = names.iter().zip(&columns).filter(|(_, column)| column.is_none());
         let ignored = unknown.map(|(name, _)| (*name).to_owned()).collect();
         splitter.reset();
-        Ok(Self {
-            defaults: defaults.clone(),
-            columns,
-            ignored,
-            splitter,
-        })
+        Ok(Self { defaults: defaults.clone(), columns, ignored, splitter })
     }
 
     fn record(&self) -> Result<MetricRecord, String> {
         let (mut server, mut metric, mut time, mut value, mut metadata) = ("", "", "", "", "");
         let found = self.splitter.fields().count();
         if found != self.columns.len() {
-            return Err(format!(
-                "{found} columns where the header has {}",
-                self.columns.len()
-            ));
+            return Err(format!("{found} columns where the header has {}", self.columns.len()));
         }
         for (column, text) in self.columns.iter().zip(self.splitter.fields()) {
             let text = text.map_err(|_| "the line is not UTF-8 text")?;
@@ -133,9 +118,7 @@ impl Parser for CsvParser {
 pub(super) fn parse_value(text: &str) -> Result<f64, String> {
     match text.trim() {
         "" => Err("the value is empty".into()),
-        text => text
-            .parse()
-            .map_err(|_| format!("the value `{text}` is not a number")),
+        text => text.parse().map_err(|_| format!("the value `{text}` is not a number")),
     }
 }
 
@@ -205,9 +188,7 @@ impl Splitter {
 
     fn fields(&self) -> impl Iterator<Item = Result<&str, std::str::Utf8Error>> {
         let starts = std::iter::once(&0).chain(&self.ends);
-        starts
-            .zip(&self.ends)
-            .map(|(start, end)| std::str::from_utf8(&self.text[*start..*end]))
+        starts.zip(&self.ends).map(|(start, end)| std::str::from_utf8(&self.text[*start..*end]))
     }
 
     fn reset(&mut self) {

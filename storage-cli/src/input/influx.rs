@@ -22,10 +22,7 @@ impl InfluxParser {
             TimeFormat::Auto => TimeFormat::Epoch(Unit::Ns),
             given => given.clone(),
         };
-        Self {
-            server: defaults.server.clone(),
-            time_format,
-        }
+        Self { server: defaults.server.clone(), time_format }
     }
 
     fn records(&self, line: &ParsedLine<'_>, records: &mut Vec<MetricRecord>) -> Parsed {
@@ -58,10 +55,7 @@ impl InfluxParser {
         }
         match strings[..] {
             [] => Parsed::Done,
-            _ => Parsed::Bad(format!(
-                "text instead of a number in `{}`",
-                strings.join("`, `")
-            )),
+            _ => Parsed::Bad(format!("text instead of a number in `{}`", strings.join("`, `"))),
         }
     }
 }
@@ -87,9 +81,8 @@ impl Parser for InfluxParser {
 fn metadata_of(line: &ParsedLine<'_>, server_tag: Option<&str>) -> Option<Value> {
     let tags = line.series.tag_set.as_ref()?.iter();
     let others = tags.filter(|(name, _)| Some(name.as_str()) != server_tag);
-    let metadata: Map<_, _> = others
-        .map(|(name, value)| (name.to_string(), Value::from(value.as_str())))
-        .collect();
+    let metadata: Map<_, _> =
+        others.map(|(name, value)| (name.to_string(), Value::from(value.as_str()))).collect();
     (!metadata.is_empty()).then_some(Value::Object(metadata))
 }
 

@@ -17,10 +17,7 @@ pub(crate) struct JsonParser {
 
 impl JsonParser {
     pub(crate) fn new(defaults: &Defaults) -> Self {
-        Self {
-            defaults: defaults.clone(),
-            ignored: Vec::new(),
-        }
+        Self { defaults: defaults.clone(), ignored: Vec::new() }
     }
 
     fn record(&mut self, object: Map<String, Value>) -> Result<MetricRecord, String> {
@@ -39,9 +36,7 @@ impl JsonParser {
                 }
             };
             if place.replace(field).is_some() {
-                return Err(format!(
-                    "the field `{name}` is there twice, under two names"
-                ));
+                return Err(format!("the field `{name}` is there twice, under two names"));
             }
         }
         let timestamp = match time {

@@ -32,11 +32,7 @@ pub(crate) struct Lines<R> {
 
 impl<R: BufRead> Lines<R> {
     pub(crate) fn new(text: R) -> Self {
-        Self {
-            text,
-            last_number: 0,
-            put_back: VecDeque::new(),
-        }
+        Self { text, last_number: 0, put_back: VecDeque::new() }
     }
 
     /// Returns the next line, or `None` at the end.
@@ -45,9 +41,7 @@ impl<R: BufRead> Lines<R> {
             return Ok(Some(line));
         }
         let mut text = Vec::with_capacity(80);
-        (&mut self.text)
-            .take(LINE_BYTES_MAX as u64)
-            .read_until(b'\n', &mut text)?;
+        (&mut self.text).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut text)?;
         if text.is_empty() {
             return Ok(None);
         }
@@ -56,11 +50,7 @@ impl<R: BufRead> Lines<R> {
         if is_cut {
             self.text.skip_until(b'\n')?;
         }
-        Ok(Some(Line {
-            number: self.last_number,
-            text,
-            is_cut,
-        }))
+        Ok(Some(Line { number: self.last_number, text, is_cut }))
     }
 
     /// Returns the next line that is not blank.

@@ -280,10 +280,7 @@ mod tests {
         );
         assert_eq!(found.bad, []);
         assert_eq!(found.records[0].server_id, "a\nb\" c");
-        assert_eq!(
-            found.records[0].metadata,
-            Some(serde_json::json!({"k": [1, 2]}))
-        );
+        assert_eq!(found.records[0].metadata, Some(serde_json::json!({"k": [1, 2]})));
         assert_eq!(found.records[1].server_id, "import");
         assert_eq!(found.lines, 2);
     }
@@ -314,22 +311,10 @@ mod tests {
 
     #[test]
     fn a_header_without_time_or_value_is_an_error() {
-        let defaults = Defaults {
-            server: "s".into(),
-            metric: None,
-            time_format: TimeFormat::Auto,
-        };
+        let defaults = Defaults { server: "s".into(), metric: None, time_format: TimeFormat::Auto };
         for header in ["time,count\n1,2", "value\n1", "time,value,ts\n"] {
             let format = Some(SampleFormat::Csv);
-            assert!(
-                read(
-                    header.as_bytes(),
-                    format,
-                    &defaults,
-                    &mut Collected::default()
-                )
-                .is_err()
-            );
+            assert!(read(header.as_bytes(), format, &defaults, &mut Collected::default()).is_err());
         }
     }
 
@@ -355,17 +340,10 @@ mod tests {
              x v=1\nbroken\n",
         );
         assert_eq!(bad_lines(&found), [4, 5, 6]);
-        let names: Vec<_> = found
-            .records
-            .iter()
-            .map(|r| r.metric_type.as_str())
-            .collect();
+        let names: Vec<_> = found.records.iter().map(|r| r.metric_type.as_str()).collect();
         assert_eq!(names, ["cpu_usage", "cpu_ok", "cpu_n", "load", "x_v"]);
         assert_eq!(found.records[0].server_id, "web-1");
-        assert_eq!(
-            found.records[0].metadata,
-            Some(serde_json::json!({"core": "0"}))
-        );
+        assert_eq!(found.records[0].metadata, Some(serde_json::json!({"core": "0"})));
         assert_eq!(found.records[3].server_id, "import");
         assert_eq!((found.lines, found.records[1].value), (5, 1.0));
     }

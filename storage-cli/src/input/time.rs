@@ -34,11 +34,7 @@ fn shifted(now: DateTime<Utc>, shift: &str) -> Result<DateTime<Utc>, String> {
     };
     let length = humantime::parse_duration(length).map_err(|error| error.to_string())?;
     let length = chrono::Duration::from_std(length).map_err(|error| error.to_string())?;
-    let time = if back {
-        now.checked_sub_signed(length)
-    } else {
-        now.checked_add_signed(length)
-    };
+    let time = if back { now.checked_sub_signed(length) } else { now.checked_add_signed(length) };
     time.ok_or_else(|| "out of range".to_owned())
 }
 
@@ -47,11 +43,7 @@ fn parse_calendar(text: &str) -> Option<DateTime<Utc>> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Some(time.to_utc());
     }
-    for pattern in [
-        "%Y-%m-%d %H:%M:%S%.f",
-        "%Y-%m-%dT%H:%M:%S%.f",
-        "%Y-%m-%d %H:%M",
-    ] {
+    for pattern in ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M"] {
         if let Ok(time) = NaiveDateTime::parse_from_str(text, pattern) {
             return Some(time.and_utc());
         }
@@ -143,13 +135,11 @@ fn parse_auto(text: &str) -> Result<DateTime<Utc>, String> {
         Ok(number) if LIKELY_MS.contains(&number.unsigned_abs()) => {
             parse_epoch(text, Unit::Ms).ok_or_else(|| format!("the time `{text}` is out of range"))
         }
-        Ok(_) => Err(format!(
-            "the time `{text}` has no clear unit: say --time-format s, ms, us or ns"
-        )),
+        Ok(_) => {
+            Err(format!("the time `{text}` has no clear unit: say --time-format s, ms, us or ns"))
+        }
         Err(_) if text.is_empty() => Err("the time is empty".into()),
-        Err(_) => Err(format!(
-            "`{text}` is not a time: say --time-format if it is"
-        )),
+        Err(_) => Err(format!("`{text}` is not a time: say --time-format if it is")),
     }
 }
 
@@ -161,11 +151,7 @@ fn parse_epoch(text: &str, unit: Unit) -> Option<DateTime<Utc>> {
         None => (false, text),
     };
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
-    if whole.is_empty()
-        || !digits
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || byte == b'.')
-    {
+    if whole.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return None;
     }
     let mut ns = whole.parse::<i128>().ok()?.checked_mul(ns_per_unit)?;
@@ -224,15 +210,7 @@ mod tests {
         let error = (now - week) - parse_when("now-7d12h").unwrap();
         assert!(error.num_seconds().abs() < 60);
         assert!(parse_when("now + 1h").unwrap() > now);
-        for bad in [
-            "now1h",
-            "now-",
-            "now-1x",
-            "nowhere",
-            "yesterday",
-            "",
-            "2026-13-01",
-        ] {
+        for bad in ["now1h", "now-", "now-1x", "nowhere", "yesterday", "", "2026-13-01"] {
             assert!(parse_when(bad).is_err(), "{bad}");
         }
     }
@@ -240,10 +218,7 @@ mod tests {
     #[test]
     fn file_times() {
         let auto = TimeFormat::Auto;
-        assert_eq!(
-            ms(auto.parse("2014-02-14 14:30:00.250").unwrap()),
-            1_392_388_200_250
-        );
+        assert_eq!(ms(auto.parse("2014-02-14 14:30:00.250").unwrap()), 1_392_388_200_250);
         assert_eq!(ms(auto.parse("1392388200250").unwrap()), 1_392_388_200_250);
         for (format, text, expected) in [
             ("s", "1392388200", 1_392_388_200_000),
@@ -253,11 +228,7 @@ mod tests {
             ("us", "1392388200250999", 1_392_388_200_250),
             ("ns", "-1", -1),
             ("%d.%m.%Y %H:%M", "14.02.2014 14:30", 1_392_388_200_000),
-            (
-                "%Y-%m-%dT%H:%M%z",
-                "2014-02-14T15:30+0100",
-                1_392_388_200_000,
-            ),
+            ("%Y-%m-%dT%H:%M%z", "2014-02-14T15:30+0100", 1_392_388_200_000),
             ("%Y%m%d", "20140214", 1_392_336_000_000),
         ] {
             let format: TimeFormat = format.parse().unwrap();

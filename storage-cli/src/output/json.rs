@@ -15,25 +15,19 @@ pub(super) struct JsonRows<'a> {
 
 impl<'a> JsonRows<'a> {
     pub(super) fn new(sink: &'a mut dyn Write, columns: &'a [&'a str]) -> Self {
-        Self {
-            sink,
-            columns,
-            is_first: true,
-        }
+        Self { sink, columns, is_first: true }
     }
 }
 
 impl Rows for JsonRows<'_> {
     fn row(&mut self, cells: Vec<Cell>) -> io::Result<()> {
-        self.sink
-            .write_all(if self.is_first { b"[\n" } else { b",\n" })?;
+        self.sink.write_all(if self.is_first { b"[\n" } else { b",\n" })?;
         self.is_first = false;
         object(self.sink, self.columns.iter().copied().zip(cells))
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.sink
-            .write_all(if self.is_first { b"[]\n" } else { b"\n]\n" })?;
+        self.sink.write_all(if self.is_first { b"[]\n" } else { b"\n]\n" })?;
         self.sink.flush()
     }
 }

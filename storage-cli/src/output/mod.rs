@@ -28,7 +28,7 @@ pub(crate) enum Cell {
     Time(DateTime<Utc>),
     /// A value as it is stored, every digit of it.
     Float(f64),
-    /// A value that was computed: a table rounds it.
+    /// A value about values: a table rounds it.
     Derived(f64),
     /// A number of things.
     Count(u64),
@@ -70,11 +70,7 @@ impl Output {
     /// Prints to stdout.
     pub(crate) fn stdout(global: &Global) -> Self {
         let is_terminal = io::stdout().is_terminal();
-        let default = if is_terminal {
-            Format::Table
-        } else {
-            Format::Csv
-        };
+        let default = if is_terminal { Format::Table } else { Format::Csv };
         Self {
             sink: Box::new(io::BufWriter::with_capacity(64 << 10, io::stdout())),
             format: global.format.unwrap_or(default),
@@ -88,13 +84,7 @@ impl Output {
     #[cfg(test)]
     pub(crate) fn to(sink: impl Write + 'static, format: Format) -> Self {
         let sink = Box::new(sink);
-        Self {
-            sink,
-            format,
-            is_format_given: true,
-            is_quiet: true,
-            is_terminal: false,
-        }
+        Self { sink, format, is_format_given: true, is_quiet: true, is_terminal: false }
     }
 
     /// The format that was asked for, if one was.
@@ -168,10 +158,7 @@ pub(crate) fn confirm(question: &str) -> io::Result<bool> {
     write!(io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
-    ))
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
 fn complain_as(what: &str, text: &str) {
@@ -191,7 +178,7 @@ pub(crate) fn start_logs(verbose: u8) {
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(false)
         .init();
 }
 

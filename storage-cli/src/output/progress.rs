@@ -26,20 +26,12 @@ pub(crate) fn of_bytes(output: &Output, total: Option<u64>) -> ProgressBar {
 
 /// A line that tells what happens at the moment.
 pub(crate) fn of_events(output: &Output) -> ProgressBar {
-    start(
-        output,
-        ProgressBar::new_spinner(),
-        "{spinner} [{elapsed_precise}] {wide_msg}",
-    )
+    start(output, ProgressBar::new_spinner(), "{spinner} [{elapsed_precise}] {wide_msg}")
 }
 
 /// A bar by ticks with a line that tells what happens.
 pub(crate) fn of_ticks(output: &Output, total: u64) -> ProgressBar {
-    start(
-        output,
-        ProgressBar::new(total),
-        "[{elapsed_precise}] {bar:20} {pos}/{len} {wide_msg}",
-    )
+    start(output, ProgressBar::new(total), "[{elapsed_precise}] {bar:20} {pos}/{len} {wide_msg}")
 }
 
 fn start(output: &Output, bar: ProgressBar, template: &str) -> ProgressBar {

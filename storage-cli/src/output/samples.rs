@@ -15,10 +15,7 @@ use crate::args::SampleFormat;
 pub(crate) enum SampleWriter<'a> {
     Csv(Box<csv::Writer<&'a mut dyn Write>>),
     Jsonl(&'a mut dyn Write),
-    Influx {
-        sink: &'a mut dyn Write,
-        without_metadata: u64,
-    },
+    Influx { sink: &'a mut dyn Write, without_metadata: u64 },
 }
 
 impl<'a> SampleWriter<'a> {
@@ -32,10 +29,7 @@ impl<'a> SampleWriter<'a> {
                 Self::Csv(Box::new(writer))
             }
             SampleFormat::Jsonl => Self::Jsonl(sink),
-            SampleFormat::Influx => Self::Influx {
-                sink,
-                without_metadata: 0,
-            },
+            SampleFormat::Influx => Self::Influx { sink, without_metadata: 0 },
         })
     }
 
@@ -65,10 +59,7 @@ impl<'a> SampleWriter<'a> {
                     sink.write_all(b"}\n")?;
                 }
             }
-            Self::Influx {
-                sink,
-                without_metadata,
-            } => {
+            Self::Influx { sink, without_metadata } => {
                 let start = influx_start(series)?;
                 for sample in samples {
                     write_influx(*sink, &start, series, sample, without_metadata)?;
@@ -83,10 +74,7 @@ impl<'a> SampleWriter<'a> {
         match self {
             Self::Csv(mut writer) => writer.flush().map(|()| 0),
             Self::Jsonl(sink) => sink.flush().map(|()| 0),
-            Self::Influx {
-                sink,
-                without_metadata,
-            } => sink.flush().map(|()| without_metadata),
+            Self::Influx { sink, without_metadata } => sink.flush().map(|()| without_metadata),
         }
     }
 }
@@ -96,11 +84,7 @@ fn write_csv(
     series: &SeriesKey,
     sample: &Sample,
 ) -> io::Result<()> {
-    let metadata = sample
-        .metadata
-        .as_ref()
-        .map(Value::to_string)
-        .unwrap_or_default();
+    let metadata = sample.metadata.as_ref().map(Value::to_string).unwrap_or_default();
     let fields = [
         series.server_id.as_str(),
         &text::time(sample.timestamp),
@@ -121,20 +105,12 @@ fn influx_start(series: &SeriesKey) -> Result<String> {
     let mut lines = parse_lines(&line);
     if let (Some(Ok(read)), None) = (lines.next(), lines.next())
         && read.series.measurement.as_str() == series.metric_type
-        && read
-            .tag_value("server_id")
-            .is_some_and(|read| read.as_str() == series.server_id)
-        && read
-            .series
-            .tag_set
-            .as_ref()
-            .is_some_and(|tags| tags.len() == 1)
+        && read.tag_value("server_id").is_some_and(|read| read.as_str() == series.server_id)
+        && read.series.tag_set.as_ref().is_some_and(|tags| tags.len() == 1)
     {
         return Ok(start);
     }
-    Err(anyhow!(
-        "line protocol cannot hold the name of the series `{series}`; use csv or jsonl"
-    ))
+    Err(anyhow!("line protocol cannot hold the name of the series `{series}`; use csv or jsonl"))
 }
 
 fn write_influx(
@@ -156,11 +132,7 @@ fn write_influx(
         Some(Some(tags)) => tags,
         None => String::new(),
     };
-    writeln!(
-        sink,
-        "{start}{tags} value={} {ns}",
-        text::float(sample.value)
-    )?;
+    writeln!(sink, "{start}{tags} value={} {ns}", text::float(sample.value))?;
     Ok(())
 }
 
@@ -172,10 +144,7 @@ fn tags_of(metadata: &Value) -> Option<String> {
     let mut tags = String::new();
     for (name, value) in fields {
         let name = escaped(name, &TAG_SPECIALS);
-        tags.push_str(&format!(
-            ",{name}={}",
-            escaped(value.as_str()?, &TAG_SPECIALS)
-        ));
+        tags.push_str(&format!(",{name}={}", escaped(value.as_str()?, &TAG_SPECIALS)));
     }
     let line = format!("m{tags} value=1 0");
     let mut lines = parse_lines(&line);
@@ -217,10 +186,7 @@ mod tests {
         };
         let series = SeriesKey::new(server, metric);
         let mut writer = SampleWriter::new(&mut text, SampleFormat::Influx)?;
-        writer.write(&SeriesSamples {
-            series,
-            samples: vec![sample],
-        })?;
+        writer.write(&SeriesSamples { series, samples: vec![sample] })?;
         let left_out = writer.finish()?;
         Ok((String::from_utf8(text)?, left_out))
     }
@@ -228,10 +194,7 @@ mod tests {
     #[test]
     fn line_protocol_escapes() {
         let (line, left_out) = influx("a b", "c,d=e", Some(json!({"k 1": "v=2"}))).unwrap();
-        assert_eq!(
-            line,
-            "c\\,d=e,server_id=a\\ b,k\\ 1=v\\=2 value=0.1 1500000000\n"
-        );
+        assert_eq!(line, "c\\,d=e,server_id=a\\ b,k\\ 1=v\\=2 value=0.1 1500000000\n");
         assert_eq!(left_out, 0);
     }
 
@@ -240,12 +203,7 @@ mod tests {
         assert!(influx("a\nb", "m", None).is_err());
         assert!(influx("a\\", "m", None).is_err());
         assert!(influx("a", "#m", None).is_err());
-        for metadata in [
-            json!({"k": 1}),
-            json!([1]),
-            json!({}),
-            json!({"server_id": "x"}),
-        ] {
+        for metadata in [json!({"k": 1}), json!([1]), json!({}), json!({"server_id": "x"})] {
             assert_eq!(influx("a", "m", Some(metadata)).unwrap().1, 1);
         }
     }

@@ -60,11 +60,7 @@ pub(crate) fn bytes(bytes: u64) -> String {
         scaled /= 1024.0;
         unit = larger;
     }
-    if unit == "B" {
-        format!("{bytes} B")
-    } else {
-        format!("{scaled:.1} {unit}")
-    }
+    if unit == "B" { format!("{bytes} B") } else { format!("{scaled:.1} {unit}") }
 }
 
 #[cfg(test)]
@@ -83,12 +79,7 @@ mod tests {
         ] {
             assert_eq!(float(value), expected);
         }
-        for bits in [
-            1,
-            0x3FB9_9999_9999_999A,
-            0x7FEF_FFFF_FFFF_FFFF,
-            0x4340_0000_0000_0001,
-        ] {
+        for bits in [1, 0x3FB9_9999_9999_999A, 0x7FEF_FFFF_FFFF_FFFF, 0x4340_0000_0000_0001] {
             let value = f64::from_bits(bits);
             assert_eq!(float(value).parse::<f64>().unwrap().to_bits(), bits);
         }
@@ -110,15 +101,9 @@ mod tests {
 
     #[test]
     fn counts_and_bytes() {
-        assert_eq!(
-            ["0", "999", "1,000", "67,740"],
-            [0, 999, 1000, 67_740].map(count)
-        );
+        assert_eq!(["0", "999", "1,000", "67,740"], [0, 999, 1000, 67_740].map(count));
         assert_eq!(counted(1, "sample"), "1 sample");
-        assert_eq!(
-            ["1023 B", "1.0 KiB", "1.5 MiB"],
-            [1023, 1024, 3 << 19].map(bytes)
-        );
+        assert_eq!(["1023 B", "1.0 KiB", "1.5 MiB"], [1023, 1024, 3 << 19].map(bytes));
         assert_eq!(bytes(u64::MAX), "16.0 EiB");
     }
 }
