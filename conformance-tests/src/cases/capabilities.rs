@@ -134,7 +134,8 @@ async fn an_empty_store_checks_out(ctx: &Ctx) -> CaseResult {
 
 /// A list of what is wrong: empty if nothing is.
 async fn a_healthy_store_has_no_problems(ctx: &Ctx) -> CaseResult {
-    let marked = |no| rec_no(no % 5, NOON + no as i64, 0.5).with_metadata(serde_json::json!([no]));
+    let marked =
+        |no: usize| rec_no(no % 5, NOON + no as i64, 0.5).with_metadata(serde_json::json!([no]));
     ctx.write(&(0..500).map(marked).collect::<Vec<_>>()).await?;
     ctx.write(&(300..600).map(|no| rec_no(no % 5, NOON + no as i64, 1.5)).collect::<Vec<_>>())
         .await?;

@@ -219,7 +219,7 @@ async fn a_refused_name_of_a_query_is_named(ctx: &Ctx) -> CaseResult {
 
 /// The causes of an error form a chain that can be followed to its end and printed with `{:#}`.
 async fn the_chain_of_sources_ends(ctx: &Ctx) -> CaseResult {
-    for (call, error) in provoked(ctx).await? {
+    for (call, error) in refused(ctx.store()).await? {
         let mut links = 0;
         let mut source = error.source();
         while let Some(cause) = source {
