@@ -366,7 +366,8 @@ async fn add_up_to_the_aggregate(ctx: &Ctx) -> CaseResult {
         ensure_eq!(count, whole.count, "{width} ms wide");
         let sum: f64 = found.iter().filter_map(|window| window.aggregation.sum).sum();
         let error = (sum - whole.sum.unwrap_or(f64::NAN)).abs();
-        ensure!(error <= 900.0 * 1e-11, "{width} ms wide: off by {error:e}");
+        let close = error <= 900.0 * 1e-11;
+        ensure!(close, "{width} ms wide: off by {error:e}");
         compare_windows(&found, &points(&batch), width)?;
     }
     Ok(())
