@@ -142,7 +142,7 @@ fn kill_round(
     let mut writers = story.start_writers()?;
     // Some kills come while the store is being opened and repaired after the last one.
     if random.u32(..5) == 0 {
-        std::thread::sleep(Duration::from_micros(random.u64(..30_000)));
+        std::thread::sleep(Duration::from_micros(random.u64(..15_000)));
     } else {
         writers.iter().try_for_each(Writer::wait_first_ack)?;
         let most_us = if random.bool() { 20_000 } else { 250_000 };
