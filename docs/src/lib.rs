@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The guide and the README, compiled: every Rust block in them is a documentation test.
+
+macro_rules! pages {
+    ($($name:ident: $file:literal),+ $(,)?) => {$(
+        #[doc = include_str!($file)]
+        #[cfg(doctest)]
+        pub mod $name {}
+    )+};
+}
+
+pages! {
+    readme: "../../README.md",
+    tutorial: "../guide/tutorial.md",
+    contract: "../guide/contract.md",
+    data_model: "../guide/data-model.md",
+    errors: "../guide/errors.md",
+    layers: "../guide/layers.md",
+    sqlite: "../guide/backends/sqlite.md",
+    conformance: "../guide/conformance.md",
+}

@@ -37,6 +37,8 @@ pub struct SqliteOptions {
     pub(crate) busy_timeout: Duration,
     pub(crate) readers: u32,
     pub(crate) read_only: bool,
+    /// Found out when the file is opened: nothing beside it can be written either.
+    pub(crate) immutable: bool,
     pub(crate) seal_samples: usize,
     pub(crate) seal_after: Duration,
 }
@@ -53,6 +55,7 @@ impl SqliteOptions {
             busy_timeout: Duration::from_secs(5),
             readers: 4,
             read_only: false,
+            immutable: false,
             seal_samples: 1_000_000,
             seal_after: Duration::from_secs(600),
         }

@@ -30,7 +30,7 @@ pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         .busy_timeout(options.busy_timeout)
         .disable_statement_logging();
     if options.read_only {
-        return connect.read_only(true);
+        return connect.read_only(true).immutable(options.immutable);
     }
     connect
         .create_if_missing(true)
@@ -46,7 +46,7 @@ pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
 ///
 /// Switching to write-ahead logging takes a lock that SQLite does not wait for, so a busy file is
 /// tried again until the busy timeout is over.
-pub(crate) async fn open(options: &SqliteOptions) -> Result<SqliteConnection> {
+pub(crate) async fn open(options: &mut SqliteOptions) -> Result<SqliteConnection> {
     check_path(options)?;
     let deadline = Instant::now() + options.busy_timeout;
     loop {
@@ -54,9 +54,27 @@ pub(crate) async fn open(options: &SqliteOptions) -> Result<SqliteConnection> {
             Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {
                 tokio::time::sleep(RETRY_DELAY).await;
             }
-            result => return result.map_err(|error| name_path(error, options)),
+            // Where nothing may be written, not even shared memory can be made beside the file:
+            // then nobody else writes it either, and it can be read as it is.
+            Err(error) if options.read_only && !options.immutable && is_unwritable(&error) => {
+                options.immutable = true;
+            }
+            result => return result.map_err(|error| name_path(advise(error, options), options)),
         }
     }
+}
+
+fn is_unwritable(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::PermissionDenied)
+}
+
+/// Says what to do about a file that is there but cannot be opened for writing.
+fn advise(error: Error, options: &SqliteOptions) -> Error {
+    if !is_unwritable(&error) || options.read_only || !options.path.exists() {
+        return error;
+    }
+    let advice = "the file cannot be written; with read_only=true it can be read";
+    Error::new(ErrorKind::PermissionDenied, advice).with_source(error)
 }
 
 async fn try_open(options: &SqliteOptions) -> Result<SqliteConnection> {

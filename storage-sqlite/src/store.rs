@@ -35,8 +35,8 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) async fn open(options: SqliteOptions) -> Result<Self> {
-        let connection = schema::open(&options).await?;
+    pub(crate) async fn open(mut options: SqliteOptions) -> Result<Self> {
+        let connection = schema::open(&mut options).await?;
         let connect = schema::connect_options(&options).pragma("query_only", "ON");
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)

@@ -120,12 +120,12 @@ macro_rules! layouts {
 
 macro_rules! push {
     ($cases:ident, $name:expr, $run:ident, $needs:expr, $layout:ident) => {
-        $cases.push($crate::cases::Case {
+        $cases.extend([$crate::cases::Case {
             name: $name,
             needs: $needs,
             layout: $crate::cases::Layout::$layout,
             run: |ctx| Box::pin($run(ctx)),
-        })
+        }])
     };
 }
 
