@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 use storage_core::metrics::backend::SCAN_BATCH_SAMPLES_MAX;
+use storage_core::metrics::time::floor_ms;
 use storage_core::{
     Error, ErrorKind, InMemory, MetricAggregation, MetricRecord, Result, SeriesFilter, SeriesKey,
     SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
 };
 
-use super::step::{Action, Step, ms_of};
+use super::step::{Action, Step};
 use crate::failure::{CaseResult, Failure, expect_kind, sides};
 use crate::harness::{Fixture, Store};
 
@@ -128,14 +129,10 @@ impl<'a> Pair<'a> {
 }
 
 /// Sample by sample, so that 0.0 and -0.0 differ.
-type Bitwise = (MetricRecord, u64);
+type Bitwise = (u64, MetricRecord);
 
 fn bitwise(records: Vec<MetricRecord>) -> Vec<Bitwise> {
-    records
-        .into_iter()
-        .map(|record| (record.value.to_bits(), record))
-        .map(|(b, r)| (r, b))
-        .collect()
+    records.into_iter().map(|record| (record.value.to_bits(), record)).collect()
 }
 
 fn bitwise_all(all: Vec<SeriesSamples>) -> Vec<Bitwise> {
@@ -151,7 +148,7 @@ fn comparable(stats: StorageStats) -> StorageStats {
 }
 
 fn starts(found: &[SeriesWindows]) -> Vec<(&SeriesKey, Vec<i64>)> {
-    let start_ms = |of: &SeriesWindows| of.windows.iter().map(|w| ms_of(w.start)).collect();
+    let start_ms = |of: &SeriesWindows| of.windows.iter().map(|w| floor_ms(w.start)).collect();
     found.iter().map(|of| (&of.series, start_ms(of))).collect()
 }
 

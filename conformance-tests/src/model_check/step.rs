@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use storage_core::metrics::time::floor_ms;
+use storage_core::metrics::time::{END_MS, MIN_MS};
 use storage_core::{MetricRecord, SeriesFilter, SeriesKey, TimeRange};
 
 use crate::data::{NOON, ODD_NAMES, at, at_us, range};
@@ -126,7 +126,7 @@ impl Generator {
     pub(super) fn new(seed: u64, required_only: bool) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         // 1970 has both signs; year 1 and 9999 are the ends of what can be stored.
-        let starts = [NOON, NOON, NOON, -40_000, -62_135_596_800_000, 253_402_300_000_000];
+        let starts = [NOON, NOON, NOON, -40_000, MIN_MS, END_MS - 800_000];
         let clock_ms = starts[random.usize(..starts.len())];
         let step_ms_max = [1, 10, 1_000, 60_000][random.usize(..4)];
         let late_percent = [5, 25, 60][random.usize(..3)];
@@ -225,7 +225,7 @@ impl Generator {
             self.clock_ms += self.random.i64(0..=self.step_ms_max);
             self.clock_ms
         };
-        let ms = ms.clamp(-62_135_596_800_000, 253_402_300_799_999);
+        let ms = ms.clamp(MIN_MS, END_MS - 1);
         self.times_ms.push(ms);
         // Finer digits are floored away.
         at_us(ms * 1000 + [0, 0, 0, 1, 999][self.random.usize(..5)])
@@ -252,8 +252,8 @@ impl Generator {
             2 => record.server_id.clear(),
             3 => record.server_id.push('\0'),
             4 => record.metric_type = "m".repeat(513),
-            5 => record.timestamp = at(253_402_300_800_000),
-            6 => record.timestamp = at_us(-62_135_596_800_000_001),
+            5 => record.timestamp = at(END_MS),
+            6 => record.timestamp = at_us(MIN_MS * 1000 - 1),
             _ => record.metadata = Some(json!({"text": "x".repeat(65_536)})),
         }
         record
@@ -326,9 +326,4 @@ fn series_of(random: &mut fastrand::Rng) -> Vec<SeriesKey> {
         }
     }
     series
-}
-
-/// The milliseconds of a time, for comparisons.
-pub(super) fn ms_of(time: DateTime<Utc>) -> i64 {
-    floor_ms(time)
 }
