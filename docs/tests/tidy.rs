@@ -1,4 +1,5 @@
 //! What must hold of the whole repository and no compiler checks: headers, paths, dependencies.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use storage::StorageBackend;
+use storage::{ErrorKind, StorageBackend};
 
 /// Opens the store at `url`, and creates it if it does not exist and `create` is set.
 pub(crate) async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
-    if let Some(path) = missing_file(url).filter(|_| !create) {
-        bail!(
-            "there is no store at {path}; name another one with --url, \
-             or create it with `storage collect` or `storage import`"
-        );
+    if create {
+        return Ok(storage::connect(url).await?);
     }
-    Ok(storage::connect(url).await?)
+    // Who only asks would get an empty answer for a typo in a path.
+    match storage::connect_existing(url).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => bail!(
+            "there is no store at {}; name another one with --url, \
+             or create it with `storage collect` or `storage import`",
+            error.context("path").unwrap_or(&shown(url))
+        ),
+        store => Ok(store?),
+    }
 }
 
 /// Returns `url` as it may be shown: without its password.
@@ -33,16 +38,6 @@ pub(crate) fn password_of(url: &str) -> Option<&str> {
     Some(password).filter(|password| !password.is_empty())
 }
 
-/// Returns the path of a URL that stands for a file, if nothing is there.
-///
-/// Opening would create it; who only asks would get an empty answer for a typo in a path.
-fn missing_file(url: &str) -> Option<&str> {
-    let path = url.strip_prefix("sqlite://")?.split('?').next()?;
-    // A path with escapes is left to the backend, which knows how to read them.
-    let is_plain = !path.is_empty() && !path.contains(['%', ':']);
-    (is_plain && !std::path::Path::new(path).exists()).then_some(path)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,12 +52,5 @@ mod tests {
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }
-    }
-
-    #[test]
-    fn only_plain_paths_that_are_missing_are_refused() {
-        assert_eq!(missing_file("sqlite://no/such.db?a=b"), Some("no/such.db"));
-        assert_eq!(missing_file("sqlite://Cargo.toml"), None);
-        assert_eq!(missing_file("memory://x"), None);
     }
 }

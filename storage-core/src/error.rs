@@ -21,6 +21,8 @@ pub enum ErrorKind {
     InvalidArgument,
     /// A URL, option or file of the configuration is wrong: change it.
     Config,
+    /// There is no store at the location: correct it, or let it be created.
+    NotFound,
     /// This backend does not offer the operation; see [`Capabilities`](crate::Capabilities).
     Unsupported,
     /// The store cannot be reached at the moment.
@@ -52,6 +54,7 @@ impl ErrorKind {
         match self {
             Self::InvalidArgument => "invalid argument",
             Self::Config => "invalid configuration",
+            Self::NotFound => "not found",
             Self::Unsupported => "unsupported",
             Self::Unavailable => "unavailable",
             Self::Busy => "busy",

@@ -36,6 +36,7 @@ pub struct SqliteOptions {
     pub(crate) synchronous: Synchronous,
     pub(crate) busy_timeout: Duration,
     pub(crate) readers: u32,
+    pub(crate) create: bool,
     pub(crate) read_only: bool,
     /// Found out when the file is opened: nothing beside it can be written either.
     pub(crate) immutable: bool,
@@ -44,7 +45,7 @@ pub struct SqliteOptions {
 }
 
 const PARAMETERS: &str =
-    "synchronous busy_timeout_ms readers read_only seal_samples seal_after_ms";
+    "synchronous busy_timeout_ms readers create read_only seal_samples seal_after_ms";
 
 impl SqliteOptions {
     /// Options with their defaults for the file at `path`, which is created if it does not exist.
@@ -54,6 +55,7 @@ impl SqliteOptions {
             synchronous: Synchronous::default(),
             busy_timeout: Duration::from_secs(5),
             readers: 4,
+            create: true,
             read_only: false,
             immutable: false,
             seal_samples: 1_000_000,
@@ -105,6 +107,13 @@ impl SqliteOptions {
         self
     }
 
+    /// Creates the file if it does not exist. Default: on.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
     /// Opens an existing file for reading alone. Default: off.
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
@@ -139,11 +148,8 @@ impl SqliteOptions {
                 self.busy_timeout(Duration::from_millis(number(name, value, 0..=3_600_000)?))
             }
             "readers" => self.readers(number(name, value, 1..=64)? as u32),
-            "read_only" => self.read_only(match value {
-                "true" => true,
-                "false" => false,
-                _ => return Err(bad_value(name, value, "true or false")),
-            }),
+            "create" => self.create(boolean(name, value)?),
+            "read_only" => self.read_only(boolean(name, value)?),
             "seal_samples" => self.seal_samples(number(name, value, 1..=16_000_000)? as usize),
             "seal_after_ms" => {
                 self.seal_after(Duration::from_millis(number(name, value, 1..=86_400_000)?))
@@ -155,6 +161,10 @@ impl SqliteOptions {
             }
         })
     }
+}
+
+fn boolean(name: &str, value: &str) -> Result<bool> {
+    value.parse().map_err(|_| bad_value(name, value, "true or false"))
 }
 
 fn number(name: &str, value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<u64> {

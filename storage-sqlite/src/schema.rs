@@ -33,7 +33,7 @@ pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         return connect.read_only(true).immutable(options.immutable);
     }
     connect
-        .create_if_missing(true)
+        .create_if_missing(options.create)
         .page_size(4096)
         .auto_vacuum(SqliteAutoVacuum::Incremental)
         .synchronous(match options.synchronous {
@@ -177,10 +177,12 @@ pub(crate) async fn run(connection: &mut SqliteConnection, sql: &'static str) ->
 
 fn check_path(options: &SqliteOptions) -> Result<()> {
     let path = &options.path;
+    let must_exist = options.read_only || !options.create;
     let problem = if path.is_dir() {
         "a directory stands where the database file should be"
-    } else if options.read_only && !path.exists() {
-        "the database file does not exist"
+    } else if must_exist && !path.exists() {
+        let error = Error::new(ErrorKind::NotFound, "the database file does not exist");
+        return Err(name_path(error, options));
     } else if path.parent().is_some_and(|dir| !dir.as_os_str().is_empty() && !dir.is_dir()) {
         "the directory of the database file does not exist"
     } else {

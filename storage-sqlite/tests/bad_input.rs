@@ -103,6 +103,18 @@ async fn a_newer_version_is_refused_with_both_versions_and_unchanged() {
 }
 
 #[tokio::test]
+async fn a_missing_file_is_not_made_where_that_is_not_wanted() {
+    let (_dir, path) = temp();
+    let options = || SqliteOptions::new(&path).create(false);
+    let error = SqliteBackend::open(options()).await.expect_err("must be refused");
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_names_path(&error, &path);
+    assert!(!path.exists());
+    open(&path).await.close().await.unwrap();
+    SqliteBackend::open(options()).await.unwrap();
+}
+
+#[tokio::test]
 async fn an_empty_file_becomes_a_store() {
     let (_dir, path) = temp();
     std::fs::write(&path, "").unwrap();
@@ -116,7 +128,7 @@ async fn a_read_only_handle_reads_and_never_writes() {
     let (_dir, path) = temp();
     let read_only = || SqliteOptions::new(&path).read_only(true);
     let error = SqliteBackend::open(read_only()).await.expect_err("there is no file yet");
-    assert_eq!(error.kind(), ErrorKind::Config);
+    assert_eq!(error.kind(), ErrorKind::NotFound);
     let store = open(&path).await;
     store.write_batch(&batch("a", 0..3)).await.unwrap();
     store.close().await.unwrap();

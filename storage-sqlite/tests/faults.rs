@@ -1,6 +1,7 @@
 //! A full disk, a disk that may not be written, and a sync that fails: real ones, on a small file
 //! system of their own and by injection into system calls. They need root (and `strace`); where
 //! the machine has none they show as ignored, and fail if `CONFORMANCE_REQUIRE` names `faults`.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};

@@ -3,6 +3,7 @@
 //!
 //! The test starts itself again in the role of a writer or reader. `STORAGE_PROCESSES_SECONDS`
 //! sets how long they go on (30).
+#![allow(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};

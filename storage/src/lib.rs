@@ -5,7 +5,7 @@
 
 mod registry;
 
-pub use registry::{Scheme, connect, schemes};
+pub use registry::{Scheme, connect, connect_existing, schemes};
 pub use storage_core::*;
 #[cfg(feature = "sqlite")]
 pub use storage_sqlite as sqlite;

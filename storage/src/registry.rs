@@ -52,13 +52,30 @@ pub fn schemes() -> &'static [Scheme] {
 /// # Ok(()) }
 /// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn StorageBackend>> {
+    open(url, true).await
+}
+
+/// Opens the store at `url`, which must exist. Stores in memory always do.
+///
+/// # Errors
+/// `NotFound` if there is none; otherwise as [`connect`].
+pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
+    open(url, false).await
+}
+
+#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "memory is always there"))]
+async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
     let Some((name, rest)) = url.split_once("://") else {
         return Err(config("a store URL looks like sqlite://metrics.db"));
     };
     match (name, find(name)?) {
         ("memory", _) => connect_memory(rest),
         #[cfg(feature = "sqlite")]
-        ("sqlite", _) => Ok(Arc::new(storage_sqlite::SqliteBackend::connect(url).await?)),
+        ("sqlite", _) => {
+            let options = storage_sqlite::SqliteOptions::from_url(url)?;
+            let options = if create { options } else { options.create(false) };
+            Ok(Arc::new(storage_sqlite::SqliteBackend::open(options).await?))
+        }
         (_, scheme) => Err(not_built_in(scheme)),
     }
 }

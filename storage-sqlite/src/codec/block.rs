@@ -111,13 +111,10 @@ fn put_pco<T: pco::data_types::Number>(bytes: &mut Vec<u8>, numbers: &[T]) -> Re
     Ok(())
 }
 
-fn take_pco<T: pco::data_types::Number>(
+fn take_pco<T: pco::data_types::Number + Default>(
     reader: &mut Reader<'_>,
     count: usize,
-) -> Result<Vec<T>, Error>
-where
-    T: Default,
-{
+) -> Result<Vec<T>, Error> {
     let length = reader.count()?;
     let packed = reader.bytes(length)?;
     let mut numbers = vec![T::default(); count];
