@@ -87,6 +87,10 @@ async fn load(store: &SqliteBackend, ticks: usize) -> chrono::DateTime<chrono::U
     let samples = ticks as f64 * 1000.0;
     store.compact().await.unwrap();
     let bytes = store.stats().await.unwrap().disk_usage_bytes as f64;
-    println!("loaded {samples:.0} samples at {:.0} a second; {:.2} bytes each\n", samples / seconds, bytes / samples);
+    println!(
+        "loaded {samples:.0} samples at {:.0} a second; {:.2} bytes each\n",
+        samples / seconds,
+        bytes / samples
+    );
     fleet.next_time()
 }

@@ -55,8 +55,7 @@ impl Fleet {
         let mut random = fastrand::Rng::with_seed(seed);
         let start = first_time();
         let names = (0..hosts).flat_map(|host| FIELDS.map(|field| (host, field)));
-        let record =
-            |(host, field)| MetricRecord::new(format!("host_{host}"), start, field, 0.0);
+        let record = |(host, field)| MetricRecord::new(format!("host_{host}"), start, field, 0.0);
         let records: Vec<_> = names.map(record).collect();
         let walks = records.iter().map(|_| random.f64() * 100.0).collect();
         Self { records, walks, next: start, step, values, random }

@@ -3,7 +3,6 @@
 //! Each case runs on a fresh location of its own, on a runtime of its own, within a time limit,
 //! so that cases run side by side, leave nothing behind and cannot hang.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -196,11 +195,6 @@ pub fn main_all(fixtures: Vec<Arc<dyn Fixture>>) -> ! {
     libtest_mimic::run(&arguments, trials).exit()
 }
 
-/// Returns the exit code of a run that succeeded or not.
-pub(crate) fn exit_code(ok: bool) -> ExitCode {
-    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
 fn trials_of(fixture: &Arc<dyn Fixture>, prefixed: bool) -> Vec<Trial> {
     let plan = Plan::of(fixture);
     let trial = |(case, verdict): (Case, Verdict)| {
@@ -261,7 +255,8 @@ impl Plan {
                 false => all(Verdict::Skip(reason)),
             };
         }
-        let unknown = fixture.opt_outs().iter().find(|(opt, _)| !table.iter().any(|c| c.name == *opt));
+        let unknown =
+            fixture.opt_outs().iter().find(|(opt, _)| !table.iter().any(|c| c.name == *opt));
         if let Some((unknown, _)) = unknown {
             return all(Verdict::Fail(format!("opts out of {unknown}, which no case is called")));
         }

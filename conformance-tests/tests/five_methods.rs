@@ -93,8 +93,6 @@ impl StorageBackend for FiveMethods {
 
 struct Fix;
 
-const NOTHING_TO_CLOSE: &str = "the default `close` leaves the handle open";
-
 #[async_trait]
 impl Fixture for Fix {
     fn name(&self) -> &str {
@@ -109,16 +107,6 @@ impl Fixture for Fix {
     async fn destroy(&self, location: &str) -> Result<()> {
         locked(&LOCATIONS).remove(location);
         Ok(())
-    }
-
-    fn opt_outs(&self) -> &[(&'static str, &'static str)] {
-        &[
-            ("lifecycle::a_closed_handle_refuses_the_required_calls", NOTHING_TO_CLOSE),
-            ("lifecycle::a_closed_handle_refuses_an_empty_batch", NOTHING_TO_CLOSE),
-            ("lifecycle::a_closed_handle_is_not_healthy", NOTHING_TO_CLOSE),
-            ("lifecycle::close_finishes_what_is_under_way", NOTHING_TO_CLOSE),
-            ("errors::closed_is_final_and_named", NOTHING_TO_CLOSE),
-        ]
     }
 }
 

@@ -33,15 +33,7 @@ fn shaky(memory: InMemory) -> Store {
 
 fn main() {
     conformance_tests::main_all(vec![
-        Layered {
-            name: "retry",
-            wrap: sound,
-        }
-        .shared(),
-        Layered {
-            name: "retry-over-faulty",
-            wrap: shaky,
-        }
-        .shared(),
+        Layered { name: "retry", wrap: sound }.shared(),
+        Layered { name: "retry-over-faulty", wrap: shaky }.shared(),
     ])
 }

@@ -28,10 +28,8 @@ fn read(path: &Path) -> String {
 
 #[test]
 fn every_source_file_says_what_lives_there() {
-    let silent: Vec<_> = files(&root(), ".rs")
-        .into_iter()
-        .filter(|path| !read(path).starts_with("//!"))
-        .collect();
+    let silent: Vec<_> =
+        files(&root(), ".rs").into_iter().filter(|path| !read(path).starts_with("//!")).collect();
     assert!(silent.is_empty(), "no header: {silent:?}");
 }
 
@@ -48,7 +46,8 @@ fn no_rust_block_in_the_documents_is_left_uncompiled() {
 #[test]
 fn every_page_of_the_guide_is_listed_and_compiled() {
     let guide = root().join("docs/guide");
-    let (summary, compiled) = (read(&guide.join("SUMMARY.md")), read(&root().join("docs/src/lib.rs")));
+    let (summary, compiled) =
+        (read(&guide.join("SUMMARY.md")), read(&root().join("docs/src/lib.rs")));
     for path in files(&guide, ".md") {
         let page = path.strip_prefix(&guide).unwrap().to_str().unwrap();
         if page == "SUMMARY.md" {

@@ -22,4 +22,8 @@ pub struct Capabilities {
     /// The backend can verify its own files with `check`. Without it the call returns
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
     pub check: bool,
+    /// The backend has something to close: after `close` the handle refuses every call with
+    /// [`ErrorKind::Closed`](crate::ErrorKind::Closed). Without it `close` does nothing and the
+    /// handle goes on.
+    pub close: bool,
 }

@@ -37,7 +37,7 @@ pub use capabilities::Capabilities;
 pub use error::{Error, ErrorKind, Outcome, Result};
 pub use memory::InMemory;
 pub use metrics::{
-    CheckReport, Health, HealthStatus, Matcher, MetricAggregation, MetricRecord, Sample, ScanStream,
-    SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
+    CheckReport, Health, HealthStatus, Matcher, MetricAggregation, MetricRecord, Sample,
+    ScanStream, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
     StorageBackendExt, StorageStats, TimeRange, Window,
 };

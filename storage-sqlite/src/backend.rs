@@ -195,9 +195,8 @@ impl SqliteBackend {
             return Ok(Vec::new());
         }
         let slices = self.store.newest(filter, n).await?;
-        let newest = move |slice: &Slice| {
-            slice.newest(n)?.iter().map(to_sample).collect::<Result<Vec<_>>>()
-        };
+        let newest =
+            move |slice: &Slice| slice.newest(n)?.iter().map(to_sample).collect::<Result<Vec<_>>>();
         let answers = self.answer(slices, newest).await?;
         Ok(answers.into_iter().map(|(series, samples)| SeriesSamples { series, samples }).collect())
     }
@@ -304,7 +303,7 @@ impl StorageBackend for SqliteBackend {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { series: true, check: true }
+        Capabilities { series: true, check: true, close: true }
     }
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
@@ -331,7 +330,8 @@ impl StorageBackend for SqliteBackend {
     fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
         let filter = filter.clone();
         let keys = async move { Ok(stream::iter(self.scan_keys(&filter).await?).map(Ok)) };
-        let batches = stream::once(keys).try_flatten().map_ok(move |key| self.scan_series(key, range));
+        let batches =
+            stream::once(keys).try_flatten().map_ok(move |key| self.scan_series(key, range));
         Box::pin(batches.try_flatten().map_err(|error: Error| named(error, "scan")))
     }
 

@@ -227,7 +227,10 @@ mod tests {
             ("sqlite://a.db?busy_timeout_ms=soon", "busy_timeout_ms"),
         ] {
             let error = parse(url).unwrap_err();
-            assert_eq!((error.kind(), error.context("parameter")), (ErrorKind::Config, Some(parameter)));
+            assert_eq!(
+                (error.kind(), error.context("parameter")),
+                (ErrorKind::Config, Some(parameter))
+            );
         }
         for url in ["sqlite://", "sqlite://:memory:", "sqlite:a.db", "sqlite://a%2.db"] {
             assert_eq!(parse(url).unwrap_err().kind(), ErrorKind::Config, "{url}");

@@ -153,8 +153,7 @@ impl Store {
             if unclear.is_empty() {
                 return Ok(totals);
             }
-            if let Some(totals) = self.clear_up(totals, state, &snapshot.head, unclear).await?
-            {
+            if let Some(totals) = self.clear_up(totals, state, &snapshot.head, unclear).await? {
                 return Ok(totals);
             }
         }
@@ -355,11 +354,9 @@ fn bind<'q>(
         Blocks::Newest { before_last, n } => {
             common(NEWEST).bind(json_of(ids)).bind(before_last).bind(n == 1)
         }
-        Blocks::Next { series_id, range, limit } => common(NEXT)
-            .bind(series_id)
-            .bind(range.start_ms())
-            .bind(range.end_ms())
-            .bind(limit),
+        Blocks::Next { series_id, range, limit } => {
+            common(NEXT).bind(series_id).bind(range.start_ms()).bind(range.end_ms()).bind(limit)
+        }
         Blocks::Totals => common(TOTALS),
     }
 }
@@ -389,8 +386,8 @@ fn state_of(row: &SqliteRow) -> Result<State> {
 fn journal_row(row: &SqliteRow) -> Result<(i64, Vec<Entry>)> {
     let id = number(row, 1)?;
     let payload: &[u8] = row.try_get_unchecked(14).map_err(from_sqlx)?;
-    let entries = frame::decode_payload(payload)
-        .map_err(|error| error.with_context("journal_id", id))?;
+    let entries =
+        frame::decode_payload(payload).map_err(|error| error.with_context("journal_id", id))?;
     Ok((id, entries))
 }
 

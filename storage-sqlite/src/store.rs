@@ -100,8 +100,11 @@ impl Store {
         self.check_open()?;
         if self.options.read_only {
             let path = self.options.path.display();
-            return Err(Error::new(ErrorKind::PermissionDenied, "the store is open for reading alone")
-                .with_context("path", path));
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "the store is open for reading alone",
+            )
+            .with_context("path", path));
         }
         if self.distrusted.load(Ordering::Acquire) {
             return Err(Error::new(

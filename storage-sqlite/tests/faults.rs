@@ -8,7 +8,9 @@ use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use storage_core::metrics::time::from_ms;
-use storage_core::{Error, ErrorKind, HealthStatus, MetricRecord, Outcome, StorageBackend, TimeRange};
+use storage_core::{
+    Error, ErrorKind, HealthStatus, MetricRecord, Outcome, StorageBackend, TimeRange,
+};
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
 type Test = fn() -> Result<(), Failed>;

@@ -41,13 +41,17 @@ fn test() -> std::result::Result<(), String> {
     let path = dir.path().join("shared.db");
     let roles = (0..WRITERS).map(|no| format!("writer-{no}"));
     let roles = roles.chain((0..READERS).map(|no| format!("reader-{no}")));
-    let children: Vec<(String, Child)> = roles.map(|role| (role.clone(), start(&role, &path))).collect();
+    let children: Vec<(String, Child)> =
+        roles.map(|role| (role.clone(), start(&role, &path))).collect();
     let mut written = Vec::new();
     for (role, child) in children {
         let output = child.wait_with_output().map_err(|error| error.to_string())?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if !output.status.success() {
-            return Err(format!("{role} failed: {text}{}", String::from_utf8_lossy(&output.stderr)));
+            return Err(format!(
+                "{role} failed: {text}{}",
+                String::from_utf8_lossy(&output.stderr)
+            ));
         }
         println!("{role}: {text}");
         if role.starts_with("writer") {
@@ -123,10 +127,7 @@ async fn read(store: &SqliteBackend) -> Result<u64> {
     Ok(reads)
 }
 
-async fn verify(
-    path: &Path,
-    written: &[(String, u64)],
-) -> Result<std::result::Result<(), String>> {
+async fn verify(path: &Path, written: &[(String, u64)]) -> Result<std::result::Result<(), String>> {
     let store = SqliteBackend::open(SqliteOptions::new(path)).await?;
     let report = store.check().await?;
     if !report.problems.is_empty() {

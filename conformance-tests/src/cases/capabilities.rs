@@ -20,6 +20,7 @@ cases! { "capabilities":
     once scan_is_refused lacks Series,
     once every_filter_is_refused_alike lacks Series,
     once check_is_refused lacks Check,
+    once close_does_nothing lacks Close,
     once series_calls_are_offered needs Series,
     once an_empty_store_checks_out needs Check,
     layouts a_healthy_store_has_no_problems needs Check,
@@ -49,6 +50,16 @@ async fn capabilities_stay_the_same(ctx: &Ctx) -> CaseResult {
     ensure_eq!(store.capabilities(), expected);
     store.close().await?;
     ensure_eq!(store.capabilities(), expected);
+    Ok(())
+}
+
+/// Without something to close, `close` does nothing and the handle goes on.
+async fn close_does_nothing(ctx: &Ctx) -> CaseResult {
+    let store = ctx.store();
+    store.write_batch(&[rec(NOON, 1.0)]).await?;
+    store.close().await?;
+    store.write_batch(&[rec(NOON + 1, 2.0)]).await?;
+    ensure_eq!(store.stats().await?.total_metrics, 2);
     Ok(())
 }
 

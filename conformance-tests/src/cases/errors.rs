@@ -16,7 +16,7 @@ cases! { "errors":
     once errors_name_the_backend,
     once errors_name_the_operation,
     once errors_of_the_series_call_name_it needs Series,
-    once closed_is_final_and_named,
+    once closed_is_final_and_named needs Close,
     once display_is_one_line,
     once a_refused_batch_names_the_first_bad_record,
     once a_refused_batch_names_the_field,

@@ -46,17 +46,20 @@ pub enum Capability {
     Series,
     /// [`Capabilities::check`].
     Check,
+    /// [`Capabilities::close`].
+    Close,
 }
 
 impl Capability {
     /// Every capability.
-    pub const ALL: &'static [Self] = &[Self::Series, Self::Check];
+    pub const ALL: &'static [Self] = &[Self::Series, Self::Check, Self::Close];
 
     /// The name of the field.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Series => "series",
             Self::Check => "check",
+            Self::Close => "close",
         }
     }
 
@@ -65,6 +68,7 @@ impl Capability {
         match self {
             Self::Series => capabilities.series,
             Self::Check => capabilities.check,
+            Self::Close => capabilities.close,
         }
     }
 }
@@ -113,8 +117,20 @@ macro_rules! once {
 macro_rules! layouts {
     ($cases:ident, $theme:literal, $name:ident, $needs:expr) => {
         push!($cases, concat!($theme, "::", stringify!($name)), $name, $needs, AsWritten);
-        push!($cases, concat!($theme, "::", stringify!($name), "::compacted"), $name, $needs, Compacted);
-        push!($cases, concat!($theme, "::", stringify!($name), "::half_compacted"), $name, $needs, HalfCompacted)
+        push!(
+            $cases,
+            concat!($theme, "::", stringify!($name), "::compacted"),
+            $name,
+            $needs,
+            Compacted
+        );
+        push!(
+            $cases,
+            concat!($theme, "::", stringify!($name), "::half_compacted"),
+            $name,
+            $needs,
+            HalfCompacted
+        )
     };
 }
 

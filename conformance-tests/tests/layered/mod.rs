@@ -14,10 +14,7 @@ pub(crate) struct Layered {
 
 impl Layered {
     /// For [`conformance_tests::main_all`].
-    #[allow(
-        dead_code,
-        reason = "each test target compiles this module; not all run two fixtures"
-    )]
+    #[allow(dead_code, reason = "each test target compiles this module; not all run two fixtures")]
     pub(crate) fn shared(self) -> Arc<dyn Fixture> {
         Arc::new(self)
     }

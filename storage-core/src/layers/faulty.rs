@@ -160,26 +160,15 @@ impl FaultPlan {
     }
 
     fn checked(self) -> Self {
-        let all = self
-            .table(Duration::ZERO, false)
-            .map(|(probability, _)| probability);
-        let in_bounds = all
-            .iter()
-            .all(|probability| (0.0..=1.0).contains(probability));
+        let all = self.table(Duration::ZERO, false).map(|(probability, _)| probability);
+        let in_bounds = all.iter().all(|probability| (0.0..=1.0).contains(probability));
         // A little slack: 0.7 + 0.2 + 0.1 is more than 1 in binary.
-        assert!(
-            in_bounds && all.iter().sum::<f64>() <= 1.0 + 1e-9,
-            "{all:?} are no shares"
-        );
+        assert!(in_bounds && all.iter().sum::<f64>() <= 1.0 + 1e-9, "{all:?} are no shares");
         self
     }
 
     fn table(&self, delay: Duration, before: bool) -> [(f64, Fault); 6] {
-        let slow = if before {
-            Fault::SlowBefore(delay)
-        } else {
-            Fault::SlowAfter(delay)
-        };
+        let slow = if before { Fault::SlowBefore(delay) } else { Fault::SlowAfter(delay) };
         [
             (self.refused, Fault::Refused),
             (self.lost_request, Fault::LostRequest),
@@ -195,11 +184,7 @@ impl FaultPlan {
         let mut coin = random.f64();
         let delay = self.slow_max.mul_f64(random.f64());
         let table = self.table(delay, random.bool());
-        if self
-            .only
-            .as_ref()
-            .is_some_and(|only| !only.contains(&operation))
-        {
+        if self.only.as_ref().is_some_and(|only| !only.contains(&operation)) {
             return None;
         }
         for (probability, fault) in table {
@@ -288,10 +273,7 @@ impl FaultControl {
             return None;
         }
         state.counts.calls += 1;
-        let queued = state
-            .queue
-            .iter()
-            .position(|(meant, _)| *meant == operation);
+        let queued = state.queue.iter().position(|(meant, _)| *meant == operation);
         let queued = queued.and_then(|index| state.queue.remove(index));
         // The plan is asked in any case: an injected fault does not shift those that follow.
         let planned = state.plan.choose(operation, &mut state.random);
@@ -343,10 +325,7 @@ impl<B: StorageBackend> Faulty<B> {
             queue: VecDeque::new(),
             counts: FaultCounts::default(),
         };
-        Self {
-            inner,
-            control: FaultControl(Arc::new(Mutex::new(state))),
-        }
+        Self { inner, control: FaultControl(Arc::new(Mutex::new(state))) }
     }
 
     /// What it wraps.
@@ -396,11 +375,7 @@ impl<B: StorageBackend> Faulty<B> {
     }
 
     fn lost(&self, operation: Operation) -> Error {
-        let outcome = if operation.is_read() {
-            Outcome::NotApplied
-        } else {
-            Outcome::Unknown
-        };
+        let outcome = if operation.is_read() { Outcome::NotApplied } else { Outcome::Unknown };
         Error::new(ErrorKind::Timeout, "lost by an injected fault")
             .with_outcome(outcome)
             .with_backend(self.inner.name())
@@ -412,8 +387,7 @@ impl<B: StorageBackend> Faulty<B> {
 #[deny(clippy::missing_trait_methods)]
 impl<B: StorageBackend> StorageBackend for Faulty<B> {
     async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        self.call(Operation::WriteBatch, self.inner.write_batch(records))
-            .await
+        self.call(Operation::WriteBatch, self.inner.write_batch(records)).await
     }
 
     async fn query_range(
@@ -437,8 +411,7 @@ impl<B: StorageBackend> StorageBackend for Faulty<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.call(Operation::PruneBefore, self.inner.prune_before(cutoff))
-            .await
+        self.call(Operation::PruneBefore, self.inner.prune_before(cutoff)).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -454,8 +427,7 @@ impl<B: StorageBackend> StorageBackend for Faulty<B> {
     }
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.call(Operation::Series, self.inner.series(filter))
-            .await
+        self.call(Operation::Series, self.inner.series(filter)).await
     }
 
     async fn latest(
@@ -463,8 +435,7 @@ impl<B: StorageBackend> StorageBackend for Faulty<B> {
         filter: &SeriesFilter,
         n_per_series: usize,
     ) -> Result<Vec<SeriesSamples>> {
-        self.call(Operation::Latest, self.inner.latest(filter, n_per_series))
-            .await
+        self.call(Operation::Latest, self.inner.latest(filter, n_per_series)).await
     }
 
     async fn windows(
@@ -473,8 +444,7 @@ impl<B: StorageBackend> StorageBackend for Faulty<B> {
         range: TimeRange,
         width: Duration,
     ) -> Result<Vec<SeriesWindows>> {
-        self.call(Operation::Windows, self.inner.windows(filter, range, width))
-            .await
+        self.call(Operation::Windows, self.inner.windows(filter, range, width)).await
     }
 
     fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
@@ -512,9 +482,7 @@ impl<B: StorageBackend> StorageBackend for Faulty<B> {
 
     async fn health(&self) -> Health {
         let answer = async { Ok(self.inner.health().await) };
-        self.call(Operation::Health, answer)
-            .await
-            .unwrap_or_else(|error| Health::down(&error))
+        self.call(Operation::Health, answer).await.unwrap_or_else(|error| Health::down(&error))
     }
 
     async fn close(&self) -> Result<()> {
@@ -554,16 +522,9 @@ mod tests {
             let store = store();
             store.control().inject(Operation::WriteBatch, fault);
             let error = store.write_batch(&[record(0)]).await.unwrap_err();
-            assert_eq!(
-                (error.outcome(), error.is_retryable()),
-                (said, true),
-                "{fault:?}"
-            );
+            assert_eq!((error.outcome(), error.is_retryable()), (said, true), "{fault:?}");
             assert_eq!(stored(&store).await, applied, "{fault:?}");
-            assert!(
-                store.write_batch(&[record(0)]).await.is_ok(),
-                "only the next call"
-            );
+            assert!(store.write_batch(&[record(0)]).await.is_ok(), "only the next call");
         }
     }
 
@@ -623,23 +584,16 @@ mod tests {
         assert_eq!(run(5).await, (worked.clone(), counts));
         assert_ne!(run(6).await.0, worked);
         assert_eq!(counts.calls, 1_000);
-        for (count, expected) in [
-            (counts.refused, 180),
-            (counts.lost_requests, 120),
-            (counts.lost_replies, 280),
-        ] {
-            assert!(
-                count.abs_diff(expected) < 60,
-                "{count} instead of about {expected}"
-            );
+        for (count, expected) in
+            [(counts.refused, 180), (counts.lost_requests, 120), (counts.lost_replies, 280)]
+        {
+            assert!(count.abs_diff(expected) < 60, "{count} instead of about {expected}");
         }
     }
 
     #[tokio::test]
     async fn faults_can_be_switched_off_and_confined() {
-        let plan = FaultPlan::new(1)
-            .with_refused(1.0)
-            .only(&[Operation::Health]);
+        let plan = FaultPlan::new(1).with_refused(1.0).only(&[Operation::Health]);
         let store = Faulty::new(InMemory::new(), plan);
         assert!(store.stats().await.is_ok());
         assert_eq!(store.health().await.status, HealthStatus::Down);
@@ -648,10 +602,7 @@ mod tests {
         assert_eq!(store.health().await.status, HealthStatus::Healthy);
         control.on();
         assert_eq!(store.health().await.status, HealthStatus::Down);
-        assert_eq!(
-            (control.counts().injected(), control.counts().calls),
-            (2, 3)
-        );
+        assert_eq!((control.counts().injected(), control.counts().calls), (2, 3));
     }
 
     #[test]

@@ -101,10 +101,7 @@ mod tests {
         let started = Instant::now();
         let error = store.write_batch(&[record(0)]).await.unwrap_err();
         assert!(started.elapsed() <= Duration::from_secs(90));
-        assert_eq!(
-            (error.kind(), error.outcome()),
-            (ErrorKind::Timeout, Outcome::Unknown)
-        );
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, Outcome::Unknown));
         assert_eq!(error.context("attempts"), Some("2"));
         control.off();
         assert_eq!(store.stats().await.unwrap().total_metrics, 0);

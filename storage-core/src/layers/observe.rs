@@ -127,11 +127,7 @@ pub struct Observe<B> {
 impl<B: StorageBackend> Observe<B> {
     /// Wraps `inner`. A call is slow after a second: what a person at a dashboard notices.
     pub fn new(inner: B) -> Self {
-        Self {
-            inner,
-            slow_after: Duration::from_secs(1),
-            counters: Default::default(),
-        }
+        Self { inner, slow_after: Duration::from_secs(1), counters: Default::default() }
     }
 
     /// Sets after which time a call is logged as slow.
@@ -290,18 +286,11 @@ impl Call<'_> {
         self.ended = true;
         let waited_us = u64::try_from(self.waited.as_micros()).unwrap_or(u64::MAX);
         self.counters.calls.fetch_add(1, Ordering::Relaxed);
-        self.counters
-            .records
-            .fetch_add(self.records, Ordering::Relaxed);
-        self.counters
-            .duration_total_us
-            .fetch_add(waited_us, Ordering::Relaxed);
-        self.counters
-            .duration_max_us
-            .fetch_max(waited_us, Ordering::Relaxed);
+        self.counters.records.fetch_add(self.records, Ordering::Relaxed);
+        self.counters.duration_total_us.fetch_add(waited_us, Ordering::Relaxed);
+        self.counters.duration_max_us.fetch_max(waited_us, Ordering::Relaxed);
         self.span.record("records", self.records.max(self.batch));
-        self.span
-            .record("duration_ms", self.waited.as_secs_f64() * 1e3);
+        self.span.record("duration_ms", self.waited.as_secs_f64() * 1e3);
     }
 }
 
@@ -333,8 +322,7 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
         range: TimeRange,
     ) -> Result<Vec<MetricRecord>> {
         let call = self.inner.query_range(server_id, metric_type, range);
-        self.call(Operation::QueryRange, call, |records| records.len() as u64)
-            .await
+        self.call(Operation::QueryRange, call, |records| records.len() as u64).await
     }
 
     async fn aggregate(
@@ -348,12 +336,7 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.call(
-            Operation::PruneBefore,
-            self.inner.prune_before(cutoff),
-            |removed| *removed,
-        )
-        .await
+        self.call(Operation::PruneBefore, self.inner.prune_before(cutoff), |removed| *removed).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -369,10 +352,7 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
     }
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.call(Operation::Series, self.inner.series(filter), |found| {
-            found.len() as u64
-        })
-        .await
+        self.call(Operation::Series, self.inner.series(filter), |found| found.len() as u64).await
     }
 
     async fn latest(
@@ -381,10 +361,7 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
         n_per_series: usize,
     ) -> Result<Vec<SeriesSamples>> {
         let call = self.inner.latest(filter, n_per_series);
-        self.call(Operation::Latest, call, |found| {
-            found.iter().map(samples_of).sum()
-        })
-        .await
+        self.call(Operation::Latest, call, |found| found.iter().map(samples_of).sum()).await
     }
 
     async fn windows(
@@ -399,10 +376,7 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
     }
 
     fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
-        let started = (
-            self.inner.scan(filter, range),
-            self.begin(Operation::Scan, 0),
-        );
+        let started = (self.inner.scan(filter, range), self.begin(Operation::Scan, 0));
         Box::pin(stream::unfold(Some(started), |state| async {
             let (mut batches, mut call) = state?;
             match call.wait_for(batches.next()).await {
@@ -423,20 +397,15 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
     }
 
     async fn flush(&self) -> Result<()> {
-        self.call(Operation::Flush, self.inner.flush(), |()| 0)
-            .await
+        self.call(Operation::Flush, self.inner.flush(), |()| 0).await
     }
 
     async fn compact(&self) -> Result<()> {
-        self.call(Operation::Compact, self.inner.compact(), |()| 0)
-            .await
+        self.call(Operation::Compact, self.inner.compact(), |()| 0).await
     }
 
     async fn check(&self) -> Result<CheckReport> {
-        self.call(Operation::Check, self.inner.check(), |report| {
-            report.samples
-        })
-        .await
+        self.call(Operation::Check, self.inner.check(), |report| report.samples).await
     }
 
     async fn health(&self) -> Health {
@@ -450,8 +419,7 @@ impl<B: StorageBackend> StorageBackend for Observe<B> {
     }
 
     async fn close(&self) -> Result<()> {
-        self.call(Operation::Close, self.inner.close(), |()| 0)
-            .await
+        self.call(Operation::Close, self.inner.close(), |()| 0).await
     }
 }
 
@@ -515,10 +483,7 @@ mod tests {
         let slow = Fault::SlowBefore(Duration::from_millis(300));
         store.inner().control().inject(Operation::WriteBatch, slow);
         fill(&store, 3).await;
-        store
-            .inner()
-            .control()
-            .inject(Operation::WriteBatch, Fault::Refused);
+        store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
         store.write_batch(&[record(0)]).await.unwrap_err();
         assert_eq!(store.series(&SeriesFilter::any()).await.unwrap().len(), 3);
         assert_eq!(store.prune_before(hour().end()).await.unwrap(), 3);
@@ -534,10 +499,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_dropped_call_is_counted_with_the_time_it_waited() {
         let store = store();
-        store
-            .inner()
-            .control()
-            .inject(Operation::Stats, Fault::HangBefore);
+        store.inner().control().inject(Operation::Stats, Fault::HangBefore);
         let patience = Duration::from_secs(2);
         assert!(tokio::time::timeout(patience, store.stats()).await.is_err());
         let stats = store.counters().of(Operation::Stats);
@@ -570,10 +532,7 @@ mod tests {
         let store = store().with_slow_after(Duration::from_millis(100));
         let control = store.inner().control();
         fill(&store, 2).await;
-        control.inject(
-            Operation::Stats,
-            Fault::SlowAfter(Duration::from_millis(200)),
-        );
+        control.inject(Operation::Stats, Fault::SlowAfter(Duration::from_millis(200)));
         store.stats().await.unwrap();
         control.inject(Operation::WriteBatch, Fault::LostReply);
         let error = store.write_batch(&[record(0)]).await.unwrap_err();
@@ -583,26 +542,15 @@ mod tests {
 
         let lines = lines.0.lock().unwrap();
         let expected = [
-            (
-                "DEBUG storage ",
-                "operation done",
-                "operation=\"write_batch\" records=2",
-            ),
-            (
-                "WARN storage ",
-                "operation slow",
-                "operation=\"stats\" records=0 duration_ms=20",
-            ),
+            ("DEBUG storage ", "operation done", "operation=\"write_batch\" records=2"),
+            ("WARN storage ", "operation slow", "operation=\"stats\" records=0 duration_ms=20"),
             ("WARN storage ", "operation failed", "records=1"),
             ("WARN storage ", "store is not healthy", "status=Down"),
         ];
         assert_eq!(lines.len(), expected.len(), "{lines:#?}");
         for (line, (start, message, fields)) in lines.iter().zip(expected) {
             assert!(line.starts_with(start) && line.contains(message), "{line}");
-            assert!(
-                line.contains(fields) && line.contains("backend=\"memory\""),
-                "{line}"
-            );
+            assert!(line.contains(fields) && line.contains("backend=\"memory\""), "{line}");
         }
         assert!(lines[2].contains("kind=\"timed out\" outcome=Unknown retryable=true"));
     }

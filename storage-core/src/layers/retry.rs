@@ -115,10 +115,7 @@ impl RetryPolicy {
             return builder.build();
         }
         // Without a seed, and without its feature `std`, every backon would draw the same delays.
-        builder
-            .with_jitter()
-            .with_jitter_seed(fastrand::u64(..))
-            .build()
+        builder.with_jitter().with_jitter_seed(fastrand::u64(..)).build()
     }
 }
 
@@ -208,9 +205,7 @@ impl<B: StorageBackend> Retry<B> {
             .await?;
         // After its end a stream must not be polled again.
         let rest = first.is_some().then_some(rest);
-        Ok(Box::pin(
-            stream::iter(first.map(Ok)).chain(stream::iter(rest).flatten()),
-        ))
+        Ok(Box::pin(stream::iter(first.map(Ok)).chain(stream::iter(rest).flatten())))
     }
 }
 
@@ -247,11 +242,7 @@ impl Tries {
         let in_time = |delay: &Duration| elapsed.saturating_add(*delay) < elapsed_max;
         let delay = self.next_delay(&error).filter(in_time);
         let Some(delay) = delay else {
-            let outcome = if self.in_doubt {
-                Outcome::Unknown
-            } else {
-                error.outcome()
-            };
+            let outcome = if self.in_doubt { Outcome::Unknown } else { error.outcome() };
             return Err(error
                 .with_outcome(outcome)
                 .with_retryable(false)
@@ -280,8 +271,7 @@ impl Tries {
 #[deny(clippy::missing_trait_methods)]
 impl<B: StorageBackend> StorageBackend for Retry<B> {
     async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        self.run(Operation::WriteBatch, || self.inner.write_batch(records))
-            .await
+        self.run(Operation::WriteBatch, || self.inner.write_batch(records)).await
     }
 
     async fn query_range(
@@ -305,8 +295,7 @@ impl<B: StorageBackend> StorageBackend for Retry<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.run(Operation::PruneBefore, || self.inner.prune_before(cutoff))
-            .await
+        self.run(Operation::PruneBefore, || self.inner.prune_before(cutoff)).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -322,8 +311,7 @@ impl<B: StorageBackend> StorageBackend for Retry<B> {
     }
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.run(Operation::Series, || self.inner.series(filter))
-            .await
+        self.run(Operation::Series, || self.inner.series(filter)).await
     }
 
     async fn latest(
@@ -331,10 +319,7 @@ impl<B: StorageBackend> StorageBackend for Retry<B> {
         filter: &SeriesFilter,
         n_per_series: usize,
     ) -> Result<Vec<SeriesSamples>> {
-        self.run(Operation::Latest, || {
-            self.inner.latest(filter, n_per_series)
-        })
-        .await
+        self.run(Operation::Latest, || self.inner.latest(filter, n_per_series)).await
     }
 
     async fn windows(
@@ -343,10 +328,7 @@ impl<B: StorageBackend> StorageBackend for Retry<B> {
         range: TimeRange,
         width: Duration,
     ) -> Result<Vec<SeriesWindows>> {
-        self.run(Operation::Windows, || {
-            self.inner.windows(filter, range, width)
-        })
-        .await
+        self.run(Operation::Windows, || self.inner.windows(filter, range, width)).await
     }
 
     fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
@@ -387,9 +369,7 @@ mod tests {
 
     fn store(policy: RetryPolicy, operation: Operation, faults: &[Fault]) -> Shaky {
         let faulty = Faulty::new(InMemory::new(), FaultPlan::new(1));
-        faults
-            .iter()
-            .for_each(|fault| faulty.control().inject(operation, *fault));
+        faults.iter().for_each(|fault| faulty.control().inject(operation, *fault));
         Retry::new(faulty, policy)
     }
 
@@ -419,25 +399,15 @@ mod tests {
         assert_eq!((one.len(), plain.len()), (19, 19));
         assert_ne!(one, two);
         for (delay, whole) in one.iter().zip(plain) {
-            assert!(
-                (whole / 2..=whole).contains(delay),
-                "{delay:?} of {whole:?}"
-            );
+            assert!((whole / 2..=whole).contains(delay), "{delay:?} of {whole:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_last_error_says_how_hard_it_was_tried() {
-        let store = store(
-            RetryPolicy::default(),
-            Operation::Stats,
-            &[Fault::Refused; 9],
-        );
+        let store = store(RetryPolicy::default(), Operation::Stats, &[Fault::Refused; 9]);
         let error = store.stats().await.unwrap_err();
-        assert_eq!(
-            (error.kind(), error.is_retryable()),
-            (ErrorKind::Unavailable, false)
-        );
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Unavailable, false));
         assert_eq!((error.context("attempts"), calls(&store)), (Some("5"), 5));
         let elapsed_ms: u64 = error.context("elapsed_ms").unwrap().parse().unwrap();
         assert!((375..=760).contains(&elapsed_ms), "{elapsed_ms}");
@@ -445,11 +415,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nested_retries_do_not_multiply() {
-        let inner = store(
-            RetryPolicy::default(),
-            Operation::Stats,
-            &[Fault::Refused; 99],
-        );
+        let inner = store(RetryPolicy::default(), Operation::Stats, &[Fault::Refused; 99]);
         let outer = Retry::new(inner, RetryPolicy::default());
         assert!(outer.stats().await.is_err());
         assert_eq!(calls(outer.inner()), 5);
@@ -457,9 +423,8 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_attempt_starts_after_the_budget() {
-        let policy = RetryPolicy::default()
-            .with_attempts_max(99)
-            .with_elapsed_max(Duration::from_secs(2));
+        let policy =
+            RetryPolicy::default().with_attempts_max(99).with_elapsed_max(Duration::from_secs(2));
         let store = store(policy, Operation::Stats, &[Fault::Refused; 99]);
         let started = Instant::now();
         assert!(store.stats().await.is_err());
@@ -473,10 +438,7 @@ mod tests {
         let policy = RetryPolicy::default().with_attempts_max(2);
         let store = store(policy, Operation::WriteBatch, &faults);
         let error = store.write_batch(&[record(0)]).await.unwrap_err();
-        assert_eq!(
-            (error.kind(), error.outcome()),
-            (ErrorKind::Unavailable, Outcome::Unknown)
-        );
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
         assert_eq!(store.stats().await.unwrap().total_metrics, 1);
     }
 
@@ -484,28 +446,17 @@ mod tests {
     async fn wrong_calls_are_not_repeated_and_their_error_is_untouched() {
         let store = store(RetryPolicy::default(), Operation::Stats, &[]);
         let error = store.query_range("", "cpu", hour()).await.unwrap_err();
-        assert_eq!(
-            (error.kind(), calls(&store)),
-            (ErrorKind::InvalidArgument, 1)
-        );
+        assert_eq!((error.kind(), calls(&store)), (ErrorKind::InvalidArgument, 1));
         assert_eq!(error.context("attempts"), None);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_prune_is_repeated_only_when_nothing_was_removed() {
-        let refused = store(
-            RetryPolicy::default(),
-            Operation::PruneBefore,
-            &[Fault::Refused],
-        );
+        let refused = store(RetryPolicy::default(), Operation::PruneBefore, &[Fault::Refused]);
         fill(refused.inner().inner(), 3).await;
         assert_eq!(refused.prune_before(hour().end()).await.unwrap(), 3);
 
-        let lost = store(
-            RetryPolicy::default(),
-            Operation::PruneBefore,
-            &[Fault::LostReply],
-        );
+        let lost = store(RetryPolicy::default(), Operation::PruneBefore, &[Fault::LostReply]);
         fill(lost.inner().inner(), 3).await;
         let error = lost.prune_before(hour().end()).await.unwrap_err();
         assert_eq!((error.outcome(), calls(&lost)), (Outcome::Unknown, 1));
@@ -514,28 +465,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_scan_is_repeated_until_its_first_batch() {
-        let store = store(
-            RetryPolicy::default(),
-            Operation::Scan,
-            &[Fault::Refused; 2],
-        );
+        let store = store(RetryPolicy::default(), Operation::Scan, &[Fault::Refused; 2]);
         fill(store.inner().inner(), 3).await;
         let filter = SeriesFilter::any();
         let all: Vec<_> = store.scan(&filter, hour()).try_collect().await.unwrap();
         assert_eq!((all.len(), calls(&store)), (3, 3));
 
-        store
-            .inner()
-            .control()
-            .inject(Operation::Scan, Fault::LostReply);
+        store.inner().control().inject(Operation::Scan, Fault::LostReply);
         let broken: Vec<_> = store.scan(&filter, hour()).collect().await;
         assert_eq!((broken.len(), calls(&store)), (2, 4));
         assert!(broken[1].as_ref().is_err_and(Error::is_retryable));
 
-        let none: Vec<_> = store
-            .scan(&SeriesFilter::exact("no", "such").unwrap(), hour())
-            .collect()
-            .await;
+        let none: Vec<_> =
+            store.scan(&SeriesFilter::exact("no", "such").unwrap(), hour()).collect().await;
         assert!(none.is_empty());
     }
 }

@@ -151,11 +151,7 @@ impl<B: StorageBackend> Timeout<B> {
     }
 
     fn expired(&self, operation: Operation) -> Error {
-        let outcome = if operation.is_read() {
-            Outcome::NotApplied
-        } else {
-            Outcome::Unknown
-        };
+        let outcome = if operation.is_read() { Outcome::NotApplied } else { Outcome::Unknown };
         Error::new(ErrorKind::Timeout, "the call took longer than its budget")
             .with_outcome(outcome)
             .with_backend(self.inner.name())
@@ -168,8 +164,7 @@ impl<B: StorageBackend> Timeout<B> {
 #[deny(clippy::missing_trait_methods)]
 impl<B: StorageBackend> StorageBackend for Timeout<B> {
     async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        self.within(Operation::WriteBatch, self.inner.write_batch(records))
-            .await
+        self.within(Operation::WriteBatch, self.inner.write_batch(records)).await
     }
 
     async fn query_range(
@@ -193,8 +188,7 @@ impl<B: StorageBackend> StorageBackend for Timeout<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.within(Operation::PruneBefore, self.inner.prune_before(cutoff))
-            .await
+        self.within(Operation::PruneBefore, self.inner.prune_before(cutoff)).await
     }
 
     async fn stats(&self) -> Result<StorageStats> {
@@ -210,8 +204,7 @@ impl<B: StorageBackend> StorageBackend for Timeout<B> {
     }
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.within(Operation::Series, self.inner.series(filter))
-            .await
+        self.within(Operation::Series, self.inner.series(filter)).await
     }
 
     async fn latest(
@@ -219,8 +212,7 @@ impl<B: StorageBackend> StorageBackend for Timeout<B> {
         filter: &SeriesFilter,
         n_per_series: usize,
     ) -> Result<Vec<SeriesSamples>> {
-        self.within(Operation::Latest, self.inner.latest(filter, n_per_series))
-            .await
+        self.within(Operation::Latest, self.inner.latest(filter, n_per_series)).await
     }
 
     async fn windows(
@@ -229,8 +221,7 @@ impl<B: StorageBackend> StorageBackend for Timeout<B> {
         range: TimeRange,
         width: Duration,
     ) -> Result<Vec<SeriesWindows>> {
-        self.within(Operation::Windows, self.inner.windows(filter, range, width))
-            .await
+        self.within(Operation::Windows, self.inner.windows(filter, range, width)).await
     }
 
     fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
@@ -259,9 +250,7 @@ impl<B: StorageBackend> StorageBackend for Timeout<B> {
 
     async fn health(&self) -> Health {
         let answer = async { Ok(self.inner.health().await) };
-        self.within(Operation::Health, answer)
-            .await
-            .unwrap_or_else(|error| Health::down(&error))
+        self.within(Operation::Health, answer).await.unwrap_or_else(|error| Health::down(&error))
     }
 
     async fn close(&self) -> Result<()> {
@@ -306,10 +295,7 @@ mod tests {
 
         let (no, unknown) = (Outcome::NotApplied, Outcome::Unknown);
         for (error, outcome) in [(&read, no), (&write, unknown), (&prune, unknown)] {
-            assert_eq!(
-                (error.kind(), error.outcome()),
-                (ErrorKind::Timeout, outcome)
-            );
+            assert_eq!((error.kind(), error.outcome()), (ErrorKind::Timeout, outcome));
             assert!(error.is_retryable());
         }
         assert_eq!(write.operation(), Some("write_batch"));

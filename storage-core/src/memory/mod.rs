@@ -4,8 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -15,8 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::record::{validate_batch, validate_names};
 use crate::metrics::time::{floor_ms, from_ms};
 use crate::metrics::{
-    Accumulator, CheckReport, MetricAggregation, MetricRecord, Sample, SeriesFilter, SeriesInfo, SeriesKey,
-    SeriesSamples, StorageBackend, StorageStats, TimeRange,
+    Accumulator, CheckReport, MetricAggregation, MetricRecord, Sample, SeriesFilter, SeriesInfo,
+    SeriesKey, SeriesSamples, StorageBackend, StorageStats, TimeRange,
 };
 
 type Samples = BTreeMap<i64, Sample>;
@@ -161,7 +161,7 @@ impl StorageBackend for InMemory {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { series: true, check: true }
+        Capabilities { series: true, check: true, close: true }
     }
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {

@@ -237,7 +237,7 @@ pub trait StorageBackend: Send + Sync {
 
     /// Finishes what is under way and frees the resources; nothing acknowledged is lost without it.
     ///
-    /// Later calls on this handle return `Closed`, also when `close` itself failed; a second
+    /// With [`Capabilities::close`], later calls on this handle return `Closed`, also when `close` itself failed; a second
     /// `close` does nothing; other handles go on.
     async fn close(&self) -> Result<()> {
         Ok(())

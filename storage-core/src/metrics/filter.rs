@@ -34,7 +34,10 @@ impl SeriesFilter {
     /// # Errors
     /// `InvalidArgument` by the rules of [`Matcher::exact`].
     pub fn exact(server_id: &str, metric_type: &str) -> Result<Self> {
-        Ok(Self { server_id: Matcher::exact(server_id)?, metric_type: Matcher::exact(metric_type)? })
+        Ok(Self {
+            server_id: Matcher::exact(server_id)?,
+            metric_type: Matcher::exact(metric_type)?,
+        })
     }
 
     /// Matches by exact text or, where a `*` stands, by glob.
@@ -42,7 +45,10 @@ impl SeriesFilter {
     /// # Errors
     /// `InvalidArgument` by the rules of [`Matcher::parse`].
     pub fn parse(server_id: &str, metric_type: &str) -> Result<Self> {
-        Ok(Self { server_id: Matcher::parse(server_id)?, metric_type: Matcher::parse(metric_type)? })
+        Ok(Self {
+            server_id: Matcher::parse(server_id)?,
+            metric_type: Matcher::parse(metric_type)?,
+        })
     }
 
     /// Whether the series of these names is chosen.

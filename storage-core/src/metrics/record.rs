@@ -304,7 +304,8 @@ mod tests {
 
     #[test]
     fn samples_are_normal() {
-        let sample = MetricRecord { value: -0.0, ..record() }.with_metadata(Value::Null).to_sample();
+        let sample =
+            MetricRecord { value: -0.0, ..record() }.with_metadata(Value::Null).to_sample();
         assert_eq!(sample.value.to_bits(), 0.0f64.to_bits());
         assert_eq!(sample.metadata, None);
     }

@@ -21,7 +21,8 @@ const ZSTD_LEVEL: i32 = 3;
 pub(crate) const SAMPLES_MAX: usize = 4096;
 
 /// The most bytes that a block's metadata may have: every sample with the largest metadata.
-const METADATA_BYTES_MAX: usize = SAMPLES_MAX * (storage_core::metrics::record::METADATA_BYTES_MAX + 16);
+const METADATA_BYTES_MAX: usize =
+    SAMPLES_MAX * (storage_core::metrics::record::METADATA_BYTES_MAX + 16);
 
 /// Returns the bytes of a block of at most [`SAMPLES_MAX`] samples in strict order of time.
 pub(crate) fn encode(samples: &[RawSample]) -> Result<Vec<u8>, Error> {
@@ -65,7 +66,9 @@ fn decode_columns(bytes: &[u8]) -> Result<(Vec<i64>, Vec<f64>, Reader<'_>), Erro
         return Err(corrupt("the block holds an impossible number of samples"));
     }
     let times = take_times(&mut reader, count)?;
-    if !times.is_sorted_by(|a, b| a < b) || !is_sample_ms(times[0]) || !is_sample_ms(times[count - 1])
+    if !times.is_sorted_by(|a, b| a < b)
+        || !is_sample_ms(times[0])
+        || !is_sample_ms(times[count - 1])
     {
         return Err(corrupt("the times are out of order or of bounds"));
     }
@@ -165,10 +168,7 @@ fn take_metadata(reader: &mut Reader<'_>, samples: &mut [RawSample]) -> Result<(
     Ok(())
 }
 
-fn internal(
-    problem: &'static str,
-    error: impl std::error::Error + Send + Sync + 'static,
-) -> Error {
+fn internal(problem: &'static str, error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::new(storage_core::ErrorKind::Internal, problem).with_source(error)
 }
 
@@ -215,7 +215,11 @@ mod tests {
     #[test]
     fn regular_times_and_round_values_are_small() {
         let samples: Vec<_> = (0..1024)
-            .map(|index| RawSample { ms: index * 10_000, value: (index % 7) as f64, metadata: None })
+            .map(|index| RawSample {
+                ms: index * 10_000,
+                value: (index % 7) as f64,
+                metadata: None,
+            })
             .collect();
         assert!(encode(&samples).unwrap().len() < 700);
     }

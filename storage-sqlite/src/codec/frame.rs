@@ -153,9 +153,12 @@ mod tests {
             any::<f64>().prop_filter("finite", |value| value.is_finite()),
         ];
         let metadata = proptest::option::weighted(0.2, ".{0,20}".prop_map(Arc::from));
-        (any::<i64>(), MIN_MS..END_MS, value, metadata).prop_map(|(series_id, ms, value, metadata)| {
-            Entry { series_id, sample: RawSample { ms, value, metadata } }
-        })
+        (any::<i64>(), MIN_MS..END_MS, value, metadata).prop_map(
+            |(series_id, ms, value, metadata)| Entry {
+                series_id,
+                sample: RawSample { ms, value, metadata },
+            },
+        )
     }
 
     proptest! {
