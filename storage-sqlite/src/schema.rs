@@ -18,6 +18,9 @@ pub(crate) const VERSION: i64 = 1;
 /// "MStr", in the header of every file of ours.
 const APPLICATION_ID: i64 = 0x4d53_7472;
 
+/// What the write-ahead log may keep of its largest size: more than it has in the usual course.
+const WAL_BYTES_KEPT: &str = "67108864";
+
 const SCHEMA: &str = include_str!("sql/schema.sql");
 
 /// Between attempts to open a file that another process is just creating or recovering.
@@ -36,6 +39,7 @@ pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         .create_if_missing(options.create)
         .page_size(4096)
         .auto_vacuum(SqliteAutoVacuum::Incremental)
+        .pragma("journal_size_limit", WAL_BYTES_KEPT)
         .synchronous(match options.synchronous {
             Synchronous::Full => SqliteSynchronous::Full,
             Synchronous::Normal => SqliteSynchronous::Normal,

@@ -1,5 +1,6 @@
 //! What cannot be opened, read or written: each a typed error that names the culprit, the file
 //! unchanged, the store usable afterwards.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -97,7 +97,16 @@ fn find(name: &str) -> Result<&'static Scheme> {
 }
 
 fn not_built_in(scheme: &Scheme) -> Error {
-    config("this build has no backend for the URL; build with the feature")
+    let requested = match scheme.feature {
+        Some("postgres") => cfg!(feature = "postgres"),
+        Some("parquet") => cfg!(feature = "parquet"),
+        _ => false,
+    };
+    let problem = match requested {
+        true => "the backend of the URL is not built yet, though its feature is on",
+        false => "this build has no backend for the URL; build with the feature",
+    };
+    config(problem)
         .with_context("scheme", scheme.name)
         .with_context("feature", scheme.feature.unwrap_or("none"))
 }

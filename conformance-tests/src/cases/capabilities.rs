@@ -20,6 +20,7 @@ cases! { "capabilities":
     once scan_is_refused lacks Series,
     once every_filter_is_refused_alike lacks Series,
     once check_is_refused lacks Check,
+    once close_leaves_the_handle_open lacks Close,
     once close_does_nothing lacks Close,
     once series_calls_are_offered needs Series,
     once an_empty_store_checks_out needs Check,
@@ -123,6 +124,21 @@ async fn check_is_refused(ctx: &Ctx) -> CaseResult {
     let result = ctx.store().check().await;
     ensure_eq!(result.as_ref().err().and_then(Error::operation), Some("check"));
     ensure_refused(result, "check")
+}
+
+/// Without `close` there is nothing to close: the call does nothing, and the handle goes on.
+async fn close_leaves_the_handle_open(ctx: &Ctx) -> CaseResult {
+    let store = ctx.store();
+    store.write_batch(&[rec(NOON, 1.0)]).await?;
+    for _ in 0..2 {
+        store.close().await?;
+        store.write_batch(&[rec(NOON + 1, 2.0)]).await?;
+        ensure_eq!(ctx.points().await?, [(NOON, 1.0), (NOON + 1, 2.0)]);
+        ensure_eq!(store.aggregate(SERVER, METRIC, TimeRange::all()).await?.count, 2);
+        ensure_eq!(store.stats().await?.total_metrics, 2);
+    }
+    ensure_eq!(store.prune_before(at(NOON + 1)).await?, 1);
+    Ok(())
 }
 
 /// With `series` all four calls that take a filter answer.
