@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use storage_core::{Error, SeriesFilter, TimeRange};
+use tokio::sync::Barrier;
 use tokio::task::{JoinHandle, yield_now};
 
 use crate::data::{METRIC, NOON, SERVER, at, points, rec, rec_no, rec_of, scan_all, server};
@@ -76,9 +77,12 @@ async fn finish(tasks: Vec<JoinHandle<CaseResult>>) -> CaseResult {
 
 /// Eight writers, a series each: every sample of each is there.
 async fn writers_of_different_series_do_not_disturb_each_other(ctx: &Ctx) -> CaseResult {
+    let together = Arc::new(Barrier::new(8));
     let write = |no: usize| {
         let store = Arc::clone(ctx.store());
+        let together = Arc::clone(&together);
         tokio::spawn(async move {
+            together.wait().await;
             for step in 0..50_i64 {
                 let batch: Vec<_> =
                     (0..10).map(|ms| rec_no(no, NOON + step * 10 + ms, no as f64)).collect();
@@ -99,9 +103,12 @@ async fn writers_of_different_series_do_not_disturb_each_other(ctx: &Ctx) -> Cas
 
 /// Eight writers of the same keys: each key holds a value that one of them wrote, once.
 async fn writers_of_the_same_keys_leave_one_of_the_values(ctx: &Ctx) -> CaseResult {
+    let together = Arc::new(Barrier::new(8));
     let write = |no: usize| {
         let store = Arc::clone(ctx.store());
+        let together = Arc::clone(&together);
         tokio::spawn(async move {
+            together.wait().await;
             for step in 0..20 {
                 let value = (no * 100 + step) as f64;
                 let batch: Vec<_> = (0..30)
@@ -128,9 +135,12 @@ async fn writers_of_the_same_keys_leave_one_of_the_values(ctx: &Ctx) -> CaseResu
 /// Any number of handles may write at once: also the same series, also compacting meanwhile.
 async fn writers_on_two_handles_do_not_disturb_each_other(ctx: &Ctx) -> CaseResult {
     let handles = [Arc::clone(ctx.store()), ctx.open().await?];
+    let together = Arc::new(Barrier::new(4));
     let write = |no: i64| {
         let store = Arc::clone(&handles[no as usize % 2]);
+        let together = Arc::clone(&together);
         tokio::spawn(async move {
+            together.wait().await;
             for step in 0..100 {
                 store.write_batch(&[rec(NOON + step * 4 + no, no as f64)]).await?;
                 if no == 3 && step % 25 == 0 {
@@ -449,9 +459,12 @@ async fn everything_together_keeps_the_invariants(ctx: &Ctx) -> CaseResult {
 /// Series that come into being at once, some by several writers, are each one series.
 async fn many_new_series_at_once(ctx: &Ctx) -> CaseResult {
     let handles = [Arc::clone(ctx.store()), ctx.open().await?];
+    let together = Arc::new(Barrier::new(8));
     let write = |no: usize| {
         let store = Arc::clone(&handles[no % 2]);
+        let together = Arc::clone(&together);
         tokio::spawn(async move {
+            together.wait().await;
             for step in 0..20 {
                 // Each series is written to by all, beginning at the same time.
                 let name = format!("new-{step}");

@@ -1,8 +1,12 @@
 //! Removing what is old: `prune_before`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use futures_util::future::join_all;
 use storage_core::{MetricRecord, SeriesFilter, TimeRange};
+use tokio::sync::Barrier;
 
 use crate::data::{
     METRIC, NOON, SERVER, at, at_us, only, points, rec, rec_no, rec_of, scan_all, server,
@@ -234,7 +238,7 @@ async fn no_read_finds_what_was_pruned(ctx: &Ctx) -> CaseResult {
     ensure_eq!((aggregation.count, aggregation.first), (5, Some(15.0)));
     ensure_eq!(store.series(&only).await?[0].count, 5);
     ensure_eq!(store.latest(&only, 100).await?[0].samples.len(), 5);
-    let windows = store.windows(&only, all, std::time::Duration::from_millis(10)).await?;
+    let windows = store.windows(&only, all, Duration::from_millis(10)).await?;
     ensure_eq!(windows[0].windows.len(), 5);
     let scanned = scan_all(store, &only, all).await?;
     ensure_eq!(scanned.iter().map(|batch| batch.samples.len()).sum::<usize>(), 5);
@@ -252,19 +256,26 @@ async fn metadata_of_what_stays_stays(ctx: &Ctx) -> CaseResult {
 
 /// The number is exact, the sum of concurrent prunes too.
 async fn concurrent_prunes_add_up(ctx: &Ctx) -> CaseResult {
-    let records: Vec<_> = (0..2000).map(|no| rec_no(no % 4, NOON + no as i64, 1.0)).collect();
-    ctx.write(&records).await?;
-    let prune = |no: i64| {
-        let store = std::sync::Arc::clone(ctx.store());
-        tokio::spawn(async move { store.prune_before(at(NOON + 1000 + no)).await })
-    };
-    let tasks: Vec<_> = (0..8).map(prune).collect();
-    let mut removed = 0;
-    for result in join_all(tasks).await {
-        removed += result??;
+    for round in 0..5 {
+        let start = NOON + round * 10_000;
+        let records: Vec<_> = (0..2000).map(|no| rec_no(no % 4, start + no as i64, 1.0)).collect();
+        ctx.store().write_batch(&records).await?;
+        let before = ctx.store().stats().await?.total_metrics;
+        let together = Arc::new(Barrier::new(8));
+        let prune = |no: i64| {
+            let (store, together) = (Arc::clone(ctx.store()), Arc::clone(&together));
+            tokio::spawn(async move {
+                together.wait().await;
+                store.prune_before(at(start + 1000 + no)).await
+            })
+        };
+        let mut removed = 0;
+        for result in join_all((0..8).map(prune).collect::<Vec<_>>()).await {
+            removed += result??;
+        }
+        ensure_eq!(removed, before - 993, "round {round}");
+        ensure_eq!(ctx.store().stats().await?.total_metrics, 993, "round {round}");
     }
-    ensure_eq!(removed, 1007);
-    ensure_eq!(ctx.store().stats().await?.total_metrics, 993);
     Ok(())
 }
 
