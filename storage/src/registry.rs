@@ -97,11 +97,8 @@ fn find(name: &str) -> Result<&'static Scheme> {
 }
 
 fn not_built_in(scheme: &Scheme) -> Error {
-    let requested = match scheme.feature {
-        Some("postgres") => cfg!(feature = "postgres"),
-        Some("parquet") => cfg!(feature = "parquet"),
-        _ => false,
-    };
+    let on = [("postgres", cfg!(feature = "postgres")), ("parquet", cfg!(feature = "parquet"))];
+    let requested = on.iter().any(|(name, on)| *on && scheme.feature == Some(name));
     let problem = match requested {
         true => "the backend of the URL is not built yet, though its feature is on",
         false => "this build has no backend for the URL; build with the feature",
@@ -129,6 +126,7 @@ mod tests {
         assert_eq!((error.kind(), error.context("scheme")), (ErrorKind::Config, Some("mysql")));
         let error = refused("parquet:///archive").await;
         assert_eq!((error.kind(), error.context("feature")), (ErrorKind::Config, Some("parquet")));
+        assert_eq!(error.message().contains("not built yet"), cfg!(feature = "parquet"));
         assert_eq!(refused("metrics.db").await.kind(), ErrorKind::Config);
         assert_eq!(refused("memory://a?b=c").await.kind(), ErrorKind::Config);
     }
