@@ -278,7 +278,7 @@ mod tests {
         let failed = || Outcome::Failed("left: 1\nright: 2".to_owned());
         let memory = Column {
             name: "memory".to_owned(),
-            capabilities: Some(Capabilities { series: true, check: false }),
+            capabilities: Some(Capabilities { series: true, check: false, close: true }),
             outcomes: vec![
                 ("write::a", Outcome::Passed),
                 ("write::a::compacted", Outcome::Passed),
