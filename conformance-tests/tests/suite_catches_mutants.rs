@@ -16,10 +16,6 @@ use conformance_tests::{Case, Fixture, table};
 use libtest_mimic::{Arguments, Failed, Trial};
 use mutants::{Bug, Mutants};
 
-/// Cases that no backend can fail: they ask for something that the values of `storage-core`
-/// refuse before a backend hears of it. Here to be seen, in each backend's list of what holds.
-const ABOUT_VALUES: &[&str] = &["query::a_range_that_ends_before_it_starts_is_refused"];
-
 /// Long enough for every case on memory; a mutant that takes longer hangs.
 const TIME_MAX: Duration = Duration::from_secs(20);
 
@@ -30,11 +26,9 @@ fn main() {
     let bugs = Bug::ALL
         .iter()
         .map(|(bug, case)| Trial::test(format!("bug::{bug:?}"), move || is_caught(*bug, case)));
-    let cases = table().into_iter().map(|case| {
-        let ignored = ABOUT_VALUES.contains(&case.name);
-        Trial::test(format!("case::{}", case.name), move || catches_one(&case))
-            .with_ignored_flag(ignored)
-    });
+    let cases = table()
+        .into_iter()
+        .map(|case| Trial::test(format!("case::{}", case.name), move || catches_one(&case)));
     let sound = table().into_iter().filter(|case| fits(case, Bug::None)).map(|case| {
         Trial::test(format!("sound::{}", case.name), move || Ok(run(&case, Bug::None)?))
     });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use storage_core::metrics::backend::batches_of;
+use storage_core::metrics::backend::{batches_of, end_after_error};
 use storage_core::metrics::record::{validate_batch, validate_names};
 use storage_core::metrics::stats::CheckReport;
 use storage_core::metrics::time::{floor_ms, from_ms, width_ms};
@@ -17,6 +17,8 @@ use storage_core::{
     SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
     StorageStats, TimeRange,
 };
+
+use tokio::sync::oneshot;
 
 use crate::config::SqliteOptions;
 use crate::convert::{to_record, to_sample};
@@ -80,13 +82,15 @@ impl SqliteBackend {
         Self::open(SqliteOptions::from_url(url)?).await
     }
 
-    /// Runs upkeep in a task of its own, so that dropping the caller never stops it half way.
-    async fn upkeep<T: Send + 'static>(
+    /// Runs upkeep in a task of its own, so that dropping the caller never stops a step half way.
+    /// The task is given what closes when its caller is gone.
+    async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
         &self,
         operation: &'static str,
-        work: impl Future<Output = Result<T>> + Send + 'static,
+        work: impl FnOnce(Arc<Store>, oneshot::Sender<()>) -> W,
     ) -> Result<T> {
-        let done = tokio::spawn(work).await;
+        let (caller, _alive) = oneshot::channel();
+        let done = self.store.runtime.spawn(work(Arc::clone(&self.store), caller)).await;
         done.map_err(panicked).flatten().map_err(|error| named(error, operation))
     }
 
@@ -281,13 +285,13 @@ impl StorageBackend for SqliteBackend {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        let store = Arc::clone(&self.store);
-        self.upkeep("prune_before", async move {
-            let removed = store.prune(floor_ms(cutoff)).await?;
-            if removed > 0 {
-                // The samples are gone; space that cannot be given back now is reused.
-                let result = store.give_space_back().await;
-                store.note_upkeep(&result);
+        self.upkeep("prune_before", move |store, caller| async move {
+            let removed = store.prune(floor_ms(cutoff), caller).await?;
+            if removed > 0
+                && let Err(error) = store.give_space_back().await
+            {
+                // The samples are gone; space that cannot be given back now is used again.
+                tracing::warn!(target: "storage", %error, "cannot give space back");
             }
             Ok(removed)
         })
@@ -332,7 +336,7 @@ impl StorageBackend for SqliteBackend {
         let keys = async move { Ok(stream::iter(self.scan_keys(&filter).await?).map(Ok)) };
         let batches =
             stream::once(keys).try_flatten().map_ok(move |key| self.scan_series(key, range));
-        Box::pin(batches.try_flatten().map_err(|error: Error| named(error, "scan")))
+        end_after_error(batches.try_flatten().map_err(|error: Error| named(error, "scan")))
     }
 
     async fn flush(&self) -> Result<()> {
@@ -340,8 +344,7 @@ impl StorageBackend for SqliteBackend {
     }
 
     async fn compact(&self) -> Result<()> {
-        let store = Arc::clone(&self.store);
-        self.upkeep("compact", async move {
+        self.upkeep("compact", |store, _caller| async move {
             store.check_writable()?;
             store.seal().await?;
             store.give_space_back().await
@@ -366,7 +369,9 @@ impl StorageBackend for SqliteBackend {
     }
 
     async fn close(&self) -> Result<()> {
-        self.store.close().await.map_err(|error| named(error, "close"))
+        self.store.refuse_calls();
+        self.committer.drain().await;
+        self.store.close_connections().await.map_err(|error| named(error, "close"))
     }
 }
 

@@ -44,6 +44,10 @@ pub struct SqliteOptions {
     pub(crate) seal_after: Duration,
 }
 
+const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+const SEAL_AFTER_MIN: Duration = Duration::from_millis(1);
+const SEAL_AFTER_MAX: Duration = Duration::from_secs(86_400);
+
 const PARAMETERS: &str =
     "synchronous busy_timeout_ms readers create read_only seal_samples seal_after_ms";
 
@@ -92,11 +96,11 @@ impl SqliteOptions {
         self
     }
 
-    /// How long to wait for another process that holds the database. Default: 5 s, longer than
-    /// any step of upkeep takes.
+    /// How long to wait for another process that holds the database, at most an hour. Default:
+    /// 5 s, longer than a step of upkeep usually takes.
     #[must_use]
     pub fn busy_timeout(mut self, busy_timeout: Duration) -> Self {
-        self.busy_timeout = busy_timeout;
+        self.busy_timeout = busy_timeout.min(BUSY_TIMEOUT_MAX);
         self
     }
 
@@ -129,10 +133,10 @@ impl SqliteOptions {
         self
     }
 
-    /// How long samples may wait unsealed. Default: 10 min.
+    /// How long samples may wait unsealed, 1 ms to a day. Default: 10 min.
     #[must_use]
     pub fn seal_after(mut self, seal_after: Duration) -> Self {
-        self.seal_after = seal_after;
+        self.seal_after = seal_after.clamp(SEAL_AFTER_MIN, SEAL_AFTER_MAX);
         self
     }
 

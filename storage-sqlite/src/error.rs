@@ -7,6 +7,7 @@
 use storage_core::{Error, ErrorKind, Outcome};
 
 const PERM: i32 = 3;
+const PROTOCOL: i32 = 15;
 const BUSY: i32 = 5;
 const LOCKED: i32 = 6;
 const NOMEM: i32 = 7;
@@ -48,6 +49,26 @@ pub(crate) fn from_sqlx(error: sqlx::Error) -> Error {
     }
 }
 
+/// Returns the error of a statement that should have committed: whatever SQLite does not refuse
+/// outright may be in the log already when it fails.
+pub(crate) fn of_commit(error: Error) -> Error {
+    let refused = matches!(
+        error.kind(),
+        ErrorKind::Busy
+            | ErrorKind::StorageFull
+            | ErrorKind::PermissionDenied
+            | ErrorKind::InvalidArgument
+            | ErrorKind::Closed
+    );
+    if refused { error } else { error.with_outcome(Outcome::Unknown) }
+}
+
+/// Whether a sync failed, after which nobody knows what is on disk.
+pub(crate) fn is_failed_sync(error: &Error) -> bool {
+    let code = error.context("sqlite_code").and_then(|code| code.parse().ok());
+    code.is_some_and(|code| SYNC_ERRORS.contains(&code))
+}
+
 /// Returns SQLite's extended result code, if the error comes from SQLite.
 fn code_of(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error()?.code()?.parse().ok()
@@ -55,7 +76,7 @@ fn code_of(error: &sqlx::Error) -> Option<i32> {
 
 fn from_class(class: i32) -> (ErrorKind, &'static str) {
     match class {
-        BUSY | LOCKED => (ErrorKind::Busy, "another process holds the database"),
+        BUSY | LOCKED | PROTOCOL => (ErrorKind::Busy, "another process holds the database"),
         FULL => (ErrorKind::StorageFull, "no space left for the database"),
         READONLY | PERM | AUTH => (ErrorKind::PermissionDenied, "the database may not be written"),
         CORRUPT => (ErrorKind::Corrupt, "the database file is damaged"),

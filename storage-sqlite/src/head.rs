@@ -57,7 +57,7 @@ impl Head {
         self.trimmed_id
     }
 
-    /// Number of unsealed samples, replaced ones included.
+    /// Number of unsealed samples, replaced ones included, metadata counted by its size.
     pub(crate) fn samples(&self) -> usize {
         self.samples
     }
@@ -80,8 +80,8 @@ impl Head {
         self.applied_id = journal_id;
         for Entry { series_id, sample } in entries {
             let unsealed = self.series.entry(series_id).or_default();
+            self.samples += weight(&sample);
             Arc::make_mut(unsealed).push(HeadSample { journal_id, sample });
-            self.samples += 1;
         }
         if self.samples > 0 {
             self.since.get_or_insert_with(Instant::now);
@@ -101,7 +101,8 @@ impl Head {
             }
             !unsealed.samples.is_empty()
         });
-        self.samples = self.series.values().map(|unsealed| unsealed.samples.len()).sum();
+        let samples = self.series.values().flat_map(|unsealed| &unsealed.samples);
+        self.samples = samples.map(|sample| weight(&sample.sample)).sum();
         self.since = (self.samples > 0).then(Instant::now);
     }
 
@@ -115,6 +116,12 @@ impl Head {
     pub(crate) fn view(&self) -> HeadView {
         HeadView { applied_id: self.applied_id, series: self.series.clone() }
     }
+}
+
+/// How many samples a sample counts for: metadata takes memory too.
+fn weight(sample: &RawSample) -> usize {
+    const SAMPLE_BYTES: usize = 40;
+    1 + sample.metadata.as_ref().map_or(0, |metadata| metadata.len() / SAMPLE_BYTES)
 }
 
 impl HeadView {

@@ -12,7 +12,7 @@ use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use storage_core::{Error, ErrorKind, Outcome, Result, TimeRange};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::codec::{RawSample, block};
 use crate::error::from_sqlx;
@@ -35,6 +35,12 @@ const STEP_JOURNAL_ROWS: i64 = 256;
 const STEP_BLOCKS: i64 = 512;
 const STEP_PAGES: i64 = 1024;
 
+/// What such a step writes to the log, roughly.
+const STEP_BYTES: u64 = 1 << 20;
+
+/// From this many pages on the log is emptied even if readers have to be waited for: 64 MiB.
+const LOG_FRAMES_MAX: i64 = 16_384;
+
 /// How often a step is planned anew because other processes were faster.
 const ATTEMPTS_MAX: usize = 1000;
 
@@ -51,7 +57,7 @@ pub(crate) fn is_seal_due(store: &Store) -> bool {
 
 /// Starts sealing in the background; it ends with the handle.
 pub(crate) fn start(store: &Arc<Store>) {
-    tokio::spawn(seal_in_background(Arc::downgrade(store), Arc::clone(&store.seal_due)));
+    store.runtime.spawn(seal_in_background(Arc::downgrade(store), Arc::clone(&store.seal_due)));
 }
 
 async fn seal_in_background(weak: Weak<Store>, due: Arc<Notify>) {
@@ -147,20 +153,22 @@ impl Store {
             .into_iter()
             .flat_map(|(id, new)| seal::plan(id, new, &around.remove(&id).unwrap_or_default()))
             .collect();
-        let dropped: Vec<OldBlock> = groups.iter().filter_map(|group| group.old.clone()).collect();
-        let payloads = self.payloads(&dropped).await?;
+        let touched: Vec<OldBlock> = groups.iter().filter_map(|group| group.old.clone()).collect();
+        let payloads = self.payloads(&touched).await?;
         let built = tokio::task::spawn_blocking(move || {
-            let mut made = Vec::new();
+            let (mut dropped, mut made) = (Vec::new(), Vec::new());
             for group in groups {
                 let payload = match &group.old {
                     Some(old) => Some(payloads.get(&old.payload_id).ok_or_else(changed)?),
                     None => None,
                 };
-                made.extend(seal::encode(group, payload.map(Vec::as_slice))?);
+                let (replaced, blocks) = seal::encode(group, payload.map(Vec::as_slice))?;
+                dropped.extend(replaced);
+                made.extend(blocks);
             }
-            Ok::<_, Error>(made)
+            Ok::<_, Error>((dropped, made))
         });
-        Ok((dropped, built.await.map_err(panicked)??))
+        built.await.map_err(panicked)?
     }
 
     async fn blocks_around(
@@ -216,15 +224,15 @@ impl Store {
     ) -> Result<bool> {
         let mut writer = self.writer().await?;
         let connection = writer.connection()?;
-        begin(connection).await?;
-        let replaced = replace_in_transaction(connection, before, after, dropped, &made).await;
-        let result = match replaced {
-            Err(error) if is_changed(&error) => {
-                finish(connection, Err::<(), _>(error)).await.ok();
-                return Ok(false);
-            }
-            result => finish(connection, result).await.map(|()| true),
+        let mut transaction = begin(connection).await?;
+        let replaced =
+            replace_in_transaction(&mut transaction, before, after, dropped, &made).await;
+        let result = match finish(transaction, replaced).await {
+            Err(error) if is_changed(&error) => return Ok(false),
+            result => result.map(|()| true),
         };
+        let bytes = made.iter().map(|block| block.payload.len() as u64).sum();
+        self.checkpoint_if_due(connection, bytes).await;
         result.inspect_err(|error| self.note_write_error(error))
     }
 
@@ -232,28 +240,31 @@ impl Store {
     async fn drop_sealed_rows(&self, sealed_id: i64) -> Result<()> {
         loop {
             let mut writer = self.writer().await?;
+            let connection = writer.connection()?;
             let deleted = sqlx::query(
                 "DELETE FROM journal WHERE id <= ?1 AND id <
                  (SELECT min(id) FROM journal) + ?2",
             )
             .bind(sealed_id)
             .bind(STEP_JOURNAL_ROWS)
-            .execute(writer.connection()?)
+            .execute(&mut *connection)
             .await
             .map_err(from_sqlx)
             .inspect_err(|error| self.note_write_error(error))?;
+            self.checkpoint_if_due(connection, STEP_BYTES).await;
             if deleted.rows_affected() == 0 {
                 return Ok(());
             }
         }
     }
 
-    /// Removes everything before `cutoff_ms` and returns how many samples that were.
-    pub(crate) async fn prune(&self, cutoff_ms: i64) -> Result<u64> {
+    /// Removes everything before `cutoff_ms` and returns how many samples that were. Stops when
+    /// `caller` is closed, because what is written after that must stay.
+    pub(crate) async fn prune(&self, cutoff_ms: i64, caller: oneshot::Sender<()>) -> Result<u64> {
         let (mut removed, mut seals) = (0, 0);
         let mut cursor = START;
         loop {
-            let step = self.prune_step(cutoff_ms, cursor).await;
+            let step = self.prune_step(cutoff_ms, cursor, &caller).await;
             match step.map_err(|error| partly(error, removed))? {
                 PruneStep::Done => return Ok(removed),
                 PruneStep::Removed(count, next) => {
@@ -273,16 +284,28 @@ impl Store {
         }
     }
 
-    async fn prune_step(&self, cutoff_ms: i64, cursor: BlockKey) -> Result<PruneStep> {
+    async fn prune_step(
+        &self,
+        cutoff_ms: i64,
+        cursor: BlockKey,
+        caller: &oneshot::Sender<()>,
+    ) -> Result<PruneStep> {
         let mut writer = self.writer().await?;
         let connection = writer.connection()?;
-        begin(connection).await?;
-        let step = prune_in_transaction(connection, cutoff_ms, cursor).await;
-        finish(connection, step).await.inspect_err(|error| self.note_write_error(error))
+        // Asked while nobody else can write: what the caller wrote after it gave up stays.
+        if caller.is_closed() {
+            return Err(Error::new(ErrorKind::Closed, "the caller gave up"));
+        }
+        let mut transaction = begin(connection).await?;
+        let step = prune_in_transaction(&mut transaction, cutoff_ms, cursor).await;
+        let step = finish(transaction, step).await;
+        self.checkpoint_if_due(connection, STEP_BYTES).await;
+        step.inspect_err(|error| self.note_write_error(error))
     }
 
     /// Gives free pages back to the file system and empties the write-ahead log.
     pub(crate) async fn give_space_back(&self) -> Result<()> {
+        let mut free_before = i64::MAX;
         loop {
             let mut writer = self.writer().await?;
             let connection = writer.connection()?;
@@ -291,9 +314,11 @@ impl Store {
                 .await
                 .and_then(|row| row.try_get(0))
                 .map_err(from_sqlx)?;
-            if free == 0 {
+            // A file that another program has rebuilt may not be able to shrink.
+            if free == 0 || free >= free_before {
                 break;
             }
+            free_before = free;
             // Stepped to its end: a single step frees a single page.
             sqlx::query("PRAGMA incremental_vacuum(1024)")
                 .fetch_all(connection)
@@ -305,12 +330,47 @@ impl Store {
             }
         }
         let mut writer = self.writer().await?;
-        // Readers may keep a part of the log: then it is emptied another time.
-        sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
-            .fetch_all(writer.connection()?)
+        self.empty_log(writer.connection()?).await
+    }
+
+    /// Copies the write-ahead log into the database when enough was written since the last time.
+    ///
+    /// SQLite would do so by itself, but keeps it secret when the sync that belongs to it fails.
+    pub(crate) async fn checkpoint_if_due(&self, connection: &mut SqliteConnection, bytes: u64) {
+        if !self.is_checkpoint_due(bytes) {
+            return;
+        }
+        let checkpoint = sqlx::query("PRAGMA wal_checkpoint(PASSIVE)").fetch_one(&mut *connection);
+        let frames = checkpoint.await.and_then(|row| row.try_get::<i64, _>(1)).map_err(from_sqlx);
+        let result = match frames {
+            // Readers that overlap without end keep the log from starting over.
+            Ok(frames) if frames > LOG_FRAMES_MAX => self.empty_log(connection).await,
+            result => result.map(drop),
+        };
+        if let Err(error) = result {
+            self.note_write_error(&error);
+            tracing::warn!(target: "storage", %error, "the write-ahead log cannot be copied back");
+        }
+    }
+
+    /// Empties the log, waiting a moment for readers; if they need it for longer, another time.
+    async fn empty_log(&self, connection: &mut SqliteConnection) -> Result<()> {
+        run(connection, "PRAGMA busy_timeout = 100").await?;
+        let emptied = sqlx::query("PRAGMA wal_checkpoint(TRUNCATE)")
+            .fetch_all(&mut *connection)
             .await
             .map(drop)
             .map_err(from_sqlx)
+            .inspect_err(|error| self.note_write_error(error));
+        let busy_timeout_ms = self.options.busy_timeout.as_millis();
+        sqlx::query(sqlx::AssertSqlSafe(format!("PRAGMA busy_timeout = {busy_timeout_ms}")))
+            .execute(connection)
+            .await
+            .map_err(from_sqlx)?;
+        match emptied {
+            Err(error) if error.kind() == ErrorKind::Busy => Ok(()),
+            emptied => emptied,
+        }
     }
 }
 
@@ -518,5 +578,7 @@ fn partly(error: Error, removed: u64) -> Error {
 }
 
 pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
-    Error::new(ErrorKind::Internal, "a task of the store ended early").with_source(error)
+    Error::new(ErrorKind::Internal, "a task of the store ended early")
+        .with_outcome(Outcome::Unknown)
+        .with_source(error)
 }

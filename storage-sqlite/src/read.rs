@@ -14,6 +14,7 @@ use storage_core::{
     Error, ErrorKind, MetricAggregation, Result, SeriesFilter, SeriesKey, TimeRange,
 };
 
+use crate::codec::corrupt;
 use crate::codec::frame::{self, Entry};
 use crate::error::from_sqlx;
 use crate::head::HeadView;
@@ -32,7 +33,7 @@ const TOTALS: &str = concat!(include_str!("sql/snapshot.sql"), include_str!("sql
 const ATTEMPTS_MAX: usize = 1000;
 
 /// The row of the table `state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct State {
     pub(crate) sealed_id: i64,
     pub(crate) sealing_id: i64,
@@ -225,17 +226,18 @@ impl Store {
     ) -> Result<(Snapshot, Vec<(i64, SeriesKey)>)> {
         let query = bind(blocks, head.applied_id, known_id, &ids);
         let mut rows = query.fetch(&self.readers);
-        let (mut state, mut found, mut series) = (State::default(), Vec::new(), Vec::new());
+        let (mut state, mut found, mut series) = (None, Vec::new(), Vec::new());
         let mut journal = Vec::new();
         while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
             match number(&row, 0)? {
-                0 => state = state_of(&row)?,
+                0 => state = Some(state_of(&row)?),
                 1 => journal.push(journal_row(&row)?),
                 2 => series.push((number(&row, 1)?, key_of(&row)?)),
                 _ => found.push(block_of(&row)?),
             }
         }
         drop(rows);
+        let state = state.ok_or_else(|| corrupt("the table of state is empty"))?;
         journal.sort_unstable_by_key(|(id, _)| *id);
         for (id, entries) in &journal {
             head.extend(*id, entries);

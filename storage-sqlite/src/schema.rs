@@ -3,10 +3,11 @@
 //! `PRAGMA application_id` says that a file is ours, `PRAGMA user_version` which version. Nothing
 //! is changed in a file before both are known to be right.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use sqlx::sqlite::{SqliteAutoVacuum, SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
-use sqlx::{ConnectOptions, Row};
+use sqlx::{ConnectOptions, Connection, Row, Sqlite, Transaction};
 use storage_core::{Error, ErrorKind, Result};
 
 use crate::config::{SqliteOptions, Synchronous};
@@ -37,9 +38,8 @@ pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
     }
     connect
         .create_if_missing(options.create)
-        .page_size(4096)
-        .auto_vacuum(SqliteAutoVacuum::Incremental)
         .pragma("journal_size_limit", WAL_BYTES_KEPT)
+        .pragma("wal_autocheckpoint", "0")
         .synchronous(match options.synchronous {
             Synchronous::Full => SqliteSynchronous::Full,
             Synchronous::Normal => SqliteSynchronous::Normal,
@@ -60,12 +60,24 @@ pub(crate) async fn open(options: &mut SqliteOptions) -> Result<SqliteConnection
             }
             // Where nothing may be written, not even shared memory can be made beside the file:
             // then nobody else writes it either, and it can be read as it is.
-            Err(error) if options.read_only && !options.immutable && is_unwritable(&error) => {
+            Err(error)
+                if options.read_only
+                    && !options.immutable
+                    && is_unwritable(&error)
+                    && has_no_log(&options.path) =>
+            {
                 options.immutable = true;
             }
             result => return result.map_err(|error| name_path(advise(error, options), options)),
         }
     }
+}
+
+/// Whether everything committed is in the file itself, and nothing in a log beside it.
+fn has_no_log(path: &Path) -> bool {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    std::fs::metadata(log).map_or(true, |metadata| metadata.len() == 0)
 }
 
 fn is_unwritable(error: &Error) -> bool {
@@ -82,7 +94,12 @@ fn advise(error: Error, options: &SqliteOptions) -> Error {
 }
 
 async fn try_open(options: &SqliteOptions) -> Result<SqliteConnection> {
-    let mut connection = connect_options(options).connect().await.map_err(from_sqlx)?;
+    let mut connect = connect_options(options);
+    if is_fresh(&options.path) && !options.read_only {
+        // Only here: on a file that has tables, setting this is a write of its own.
+        connect = connect.page_size(4096).auto_vacuum(SqliteAutoVacuum::Incremental);
+    }
+    let mut connection = connect.connect().await.map_err(from_sqlx)?;
     match inspect(&mut connection).await? {
         Found::Ours(VERSION) => {}
         Found::Ours(version) => return Err(other_version(version)),
@@ -98,6 +115,11 @@ async fn try_open(options: &SqliteOptions) -> Result<SqliteConnection> {
         use_wal(&mut connection).await?;
     }
     Ok(connection)
+}
+
+/// Whether there is no file yet, or an empty one.
+fn is_fresh(path: &Path) -> bool {
+    std::fs::metadata(path).map_or(true, |metadata| metadata.len() == 0)
 }
 
 enum Found {
@@ -126,9 +148,9 @@ async fn inspect(connection: &mut SqliteConnection) -> Result<Found> {
 /// Creates the tables, unless somebody else has just done so.
 async fn create(connection: &mut SqliteConnection) -> Result<()> {
     use_wal(connection).await?;
-    begin(connection).await?;
-    let created = create_in_transaction(connection).await;
-    finish(connection, created).await
+    let mut transaction = begin(connection).await?;
+    let created = create_in_transaction(&mut transaction).await;
+    finish(transaction, created).await
 }
 
 async fn create_in_transaction(connection: &mut SqliteConnection) -> Result<()> {
@@ -156,22 +178,25 @@ async fn use_wal(connection: &mut SqliteConnection) -> Result<()> {
     Ok(())
 }
 
-/// Begins a transaction that may write.
-pub(crate) async fn begin(connection: &mut SqliteConnection) -> Result<()> {
-    run(connection, "BEGIN IMMEDIATE").await
+/// Begins a transaction that may write. Dropped, it is rolled back before anything else runs on
+/// the connection, so that a task that ends early leaves nothing open.
+pub(crate) async fn begin(connection: &mut SqliteConnection) -> Result<Transaction<'_, Sqlite>> {
+    connection.begin_with("BEGIN IMMEDIATE").await.map_err(from_sqlx)
 }
 
 /// Commits if `result` is `Ok`, else rolls back and returns the error.
-pub(crate) async fn finish<T>(connection: &mut SqliteConnection, result: Result<T>) -> Result<T> {
-    let result = match result {
-        Ok(value) => run(connection, "COMMIT").await.map(|()| value),
-        Err(error) => Err(error),
-    };
-    if result.is_err() {
-        // Some errors have rolled back already; then this one says so and may be ignored.
-        let _ = run(connection, "ROLLBACK").await;
+pub(crate) async fn finish<T>(
+    transaction: Transaction<'_, Sqlite>,
+    result: Result<T>,
+) -> Result<T> {
+    match result {
+        Ok(value) => transaction.commit().await.map(|()| value).map_err(from_sqlx),
+        Err(error) => {
+            // Some errors have rolled back already; then this one says so and may be ignored.
+            let _ = transaction.rollback().await;
+            Err(error)
+        }
     }
-    result
 }
 
 /// Runs a statement without parameters and rows.

@@ -86,16 +86,29 @@ fn is_joined(block: &OldBlock, after: &[RawSample]) -> bool {
     block.count < SMALL || (block.count < GROWN && after.len() < SMALL)
 }
 
-/// Returns the blocks that a group becomes, given the payload of the block that it replaces.
-pub(crate) fn encode(group: Group, old_payload: Option<&[u8]>) -> Result<Vec<NewBlock>> {
-    let Group { series_id, new, .. } = group;
-    let samples = match old_payload {
-        Some(payload) => merge(block::decode(payload)?, new),
+/// Returns the blocks that a group becomes, given the payload of its old block, and that block if
+/// they replace it.
+///
+/// A damaged block stays as it is where new samples merely follow it: it must not keep the rest of
+/// the store from being sealed.
+pub(crate) fn encode(
+    group: Group,
+    old_payload: Option<&[u8]>,
+) -> Result<(Option<OldBlock>, Vec<NewBlock>)> {
+    let Group { series_id, mut old, new } = group;
+    let follows = |old: &OldBlock| new.first().is_some_and(|first| first.ms > old.end_ms);
+    let samples = match old_payload.map(block::decode) {
+        Some(Err(_)) if old.as_ref().is_some_and(follows) => {
+            old = None;
+            new
+        }
+        Some(decoded) => merge(decoded?, new),
         None => new,
     };
     let parts = if samples.len() <= block::SAMPLES_MAX { 1 } else { samples.len().div_ceil(CUT) };
     let part_samples = samples.len().div_ceil(parts).max(1);
-    samples.chunks(part_samples).map(|part| new_block(series_id, part)).collect()
+    let blocks = samples.chunks(part_samples).map(|part| new_block(series_id, part));
+    Ok((old, blocks.collect::<Result<_>>()?))
 }
 
 /// Returns the block of samples in order of time; there is at least one.
@@ -173,12 +186,20 @@ mod tests {
     }
 
     #[test]
+    fn a_damaged_block_stays_where_new_samples_only_follow_it() {
+        let group = |ms| Group { series_id: 1, old: Some(old(1, 2, 2)), new: vec![sample(ms)] };
+        let (replaced, blocks) = encode(group(3), Some(b"damaged")).unwrap();
+        assert_eq!((replaced, blocks.len()), (None, 1));
+        assert!(encode(group(2), Some(b"damaged")).is_err());
+    }
+
+    #[test]
     fn merged_blocks_are_cut_when_they_get_too_large() {
         let old_samples: Vec<_> = (0..4096).map(|ms| sample(ms * 2)).collect();
         let payload = block::encode(&old_samples).unwrap();
         let new = vec![RawSample { value: -1.0, ..sample(2) }, sample(3)];
         let group = Group { series_id: 1, old: None, new };
-        let blocks = encode(group, Some(&payload)).unwrap();
+        let (_, blocks) = encode(group, Some(&payload)).unwrap();
         let decoded: Vec<_> =
             blocks.iter().flat_map(|block| block::decode(&block.payload).unwrap()).collect();
         assert_eq!((blocks.len(), decoded.len()), (3, 4097));

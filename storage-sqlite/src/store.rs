@@ -1,15 +1,16 @@
 //! What all parts of one handle share: connections, the dictionary, the head, and its condition.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
-use storage_core::{Error, ErrorKind, Outcome, Result};
+use storage_core::{Error, ErrorKind, Result};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
 
 use crate::config::SqliteOptions;
 use crate::dictionary::Dictionary;
-use crate::error::from_sqlx;
+use crate::error::{from_sqlx, is_failed_sync};
 use crate::head::Head;
 use crate::schema;
 
@@ -32,7 +33,17 @@ pub(crate) struct Store {
     /// Set when a sync failed: nobody knows what is on disk, so nothing more is written.
     distrusted: AtomicBool,
     upkeep_error: Mutex<Option<String>>,
+    /// Written to the log since it was last copied into the database, in bytes, roughly.
+    log_bytes: AtomicU64,
+    /// Where the tasks of the handle run, whoever calls it.
+    pub(crate) runtime: Handle,
 }
+
+/// How much is written to the log before it is copied into the database: what SQLite does too.
+const CHECKPOINT_BYTES: u64 = 4 << 20;
+
+/// What a commit writes beside its payload: a few pages.
+const COMMIT_BYTES: u64 = 4 * 4096;
 
 impl Store {
     pub(crate) async fn open(mut options: SqliteOptions) -> Result<Self> {
@@ -58,6 +69,8 @@ impl Store {
             closed: AtomicBool::new(false),
             distrusted: AtomicBool::new(false),
             upkeep_error: Mutex::default(),
+            log_bytes: AtomicU64::new(0),
+            runtime: Handle::current(),
         })
     }
 
@@ -89,6 +102,26 @@ impl Store {
         Ok(WriterGuard(guard))
     }
 
+    /// Waits for the connection that writes, to commit what was accepted before `close`.
+    ///
+    /// # Errors
+    /// `Io` after a failed sync.
+    pub(crate) async fn writer_of_commit(&self) -> Result<WriterGuard<'_>> {
+        let guard = self.writer.lock().await;
+        self.check_trusted()?;
+        Ok(WriterGuard(guard))
+    }
+
+    /// Counts what was written, and says whether the log should be copied into the database.
+    pub(crate) fn is_checkpoint_due(&self, bytes: u64) -> bool {
+        let before = self.log_bytes.fetch_add(bytes + COMMIT_BYTES, Ordering::Relaxed);
+        let due = before + bytes + COMMIT_BYTES >= CHECKPOINT_BYTES;
+        if due {
+            self.log_bytes.store(0, Ordering::Relaxed);
+        }
+        due
+    }
+
     pub(crate) fn check_open(&self) -> Result<()> {
         if self.closed.load(Ordering::Acquire) {
             return Err(Error::new(ErrorKind::Closed, "the store was closed"));
@@ -106,6 +139,10 @@ impl Store {
             )
             .with_context("path", path));
         }
+        self.check_trusted()
+    }
+
+    fn check_trusted(&self) -> Result<()> {
         if self.distrusted.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Io,
@@ -117,7 +154,7 @@ impl Store {
 
     /// Looks at an error of the writer: after a failed sync nothing more is written.
     pub(crate) fn note_write_error(&self, error: &Error) {
-        if error.kind() == ErrorKind::Io && error.outcome() == Outcome::Unknown {
+        if is_failed_sync(error) {
             self.distrusted.store(true, Ordering::Release);
         }
     }
@@ -133,12 +170,14 @@ impl Store {
         self.upkeep_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Marks the handle closed and lets go of every connection, after what is under way.
-    pub(crate) async fn close(&self) -> Result<()> {
-        if self.closed.swap(true, Ordering::AcqRel) {
-            return Ok(());
-        }
+    /// Refuses calls from now on.
+    pub(crate) fn refuse_calls(&self) {
+        self.closed.store(true, Ordering::Release);
         self.seal_due.notify_one();
+    }
+
+    /// Lets go of every connection, after what is under way. Does nothing where that is done.
+    pub(crate) async fn close_connections(&self) -> Result<()> {
         self.readers.close().await;
         let writer = self.writer.lock().await.take();
         match writer {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::codec::frame::{self, Entry};
 use crate::convert::to_raw;
-use crate::error::from_sqlx;
+use crate::error::{from_sqlx, of_commit};
 use crate::maintenance;
 use crate::schema::{begin, finish};
 use crate::store::Store;
@@ -27,6 +27,9 @@ const GROUP_RECORDS_MAX: usize = 100_000;
 /// A journal row stays below this many samples and bytes, so that no blob is too large for SQLite.
 const ROW_SAMPLES_MAX: usize = 1_000_000;
 const ROW_METADATA_BYTES_MAX: usize = 64 << 20;
+
+/// Series that are added by one statement.
+const NEW_SERIES_MAX: usize = 10_000;
 
 /// Callers that may wait in the queue before others wait in front of it.
 const QUEUE_LENGTH: usize = 256;
@@ -59,12 +62,22 @@ impl Committer {
     /// Starts the task; it ends when the last sender is gone.
     pub(crate) fn start(store: &Arc<Store>) -> Self {
         let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
-        tokio::spawn(commit_all(Arc::downgrade(store), receiver));
+        store.runtime.spawn(commit_all(Arc::downgrade(store), receiver));
         Self(sender)
     }
 
+    /// Waits until everything that was handed over before is answered.
+    pub(crate) async fn drain(&self) {
+        let (done, drained) = oneshot::channel();
+        let job = Job { rows: Vec::new(), samples: 0, done };
+        // Where the task is gone, nothing waits.
+        if self.0.send(job).await.is_ok() {
+            let _ = drained.await;
+        }
+    }
+
     /// Stores a batch that is valid.
-    pub(crate) async fn write(&self, store: &Store, records: &[MetricRecord]) -> Result<()> {
+    pub(crate) async fn write(&self, store: &Arc<Store>, records: &[MetricRecord]) -> Result<()> {
         store.check_writable()?;
         if records.is_empty() {
             return Ok(());
@@ -104,13 +117,22 @@ async fn wait_for_sealing(store: &Store) {
 }
 
 /// Finds the ids of the series of a batch, and adds the series that are new.
-async fn resolve(store: &Store, records: &[MetricRecord]) -> Result<Vec<Entry>> {
+async fn resolve(store: &Arc<Store>, records: &[MetricRecord]) -> Result<Vec<Entry>> {
     loop {
         let missing = match try_resolve(store, records)? {
             Ok(entries) => return Ok(entries),
             Err(missing) => missing,
         };
-        add_series(store, missing).await?;
+        // In a task of its own: what it finds out about the disk must not be lost with a caller
+        // that gives up.
+        let (adding, chunk) = (Arc::clone(store), missing);
+        let added = store.runtime.spawn(async move {
+            for names in chunk.chunks(NEW_SERIES_MAX) {
+                add_series(&adding, names).await?;
+            }
+            Ok::<_, Error>(())
+        });
+        added.await.map_err(maintenance::panicked)??;
     }
 }
 
@@ -138,8 +160,8 @@ fn try_resolve(
 
 /// Adds series to the dictionary. A series without samples does not show, so this may be done
 /// before, and apart from, the batch that needs it.
-async fn add_series(store: &Store, names: Vec<[String; 2]>) -> Result<()> {
-    let json = serde_json::to_string(&names).map_err(|error| {
+async fn add_series(store: &Store, names: &[[String; 2]]) -> Result<()> {
+    let json = serde_json::to_string(names).map_err(|error| {
         Error::new(ErrorKind::Internal, "cannot list new series").with_source(error)
     })?;
     let known_id = store.dictionary().last_id();
@@ -216,10 +238,7 @@ async fn commit_group(store: &Store, group: Vec<Job>) {
     let result = commit(store, join_small(rows)).await;
     for done in callers {
         // A caller that is gone does not want the answer.
-        let _ = done.send(match &result {
-            Ok(()) => Ok(()),
-            Err(error) => Err(copy_of(error)),
-        });
+        let _ = done.send(result.as_ref().map_err(copy_of).copied());
     }
 }
 
@@ -228,7 +247,10 @@ fn join_small(rows: Vec<JournalRow>) -> Vec<JournalRow> {
     let mut joined: Vec<JournalRow> = Vec::new();
     for row in rows {
         match joined.last_mut() {
-            Some(last) if last.entries.len() + row.entries.len() <= GROUP_RECORDS_MAX => {
+            Some(last)
+                if last.entries.len() + row.entries.len() <= GROUP_RECORDS_MAX
+                    && last.frame.len() + row.frame.len() <= ROW_METADATA_BYTES_MAX =>
+            {
                 last.frame.extend_from_slice(&row.frame);
                 last.entries.extend(row.entries);
             }
@@ -239,10 +261,15 @@ fn join_small(rows: Vec<JournalRow>) -> Vec<JournalRow> {
 }
 
 async fn commit(store: &Store, rows: Vec<JournalRow>) -> Result<()> {
-    let mut writer = store.writer().await?;
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let mut writer = store.writer_of_commit().await?;
     let connection = writer.connection()?;
-    let ids = insert(connection, &rows).await.map_err(|error| noted(store, error))?;
+    let ids = insert(connection, &rows).await.map_err(|error| noted(store, of_commit(error)))?;
+    let bytes = rows.iter().map(|row| row.frame.len() as u64).sum();
     apply(store, connection, ids, rows).await;
+    store.checkpoint_if_due(connection, bytes).await;
     Ok(())
 }
 
@@ -252,9 +279,9 @@ async fn insert(connection: &mut SqliteConnection, rows: &[JournalRow]) -> Resul
     match rows {
         [row] => Ok(vec![insert_row(connection, row).await?]),
         rows => {
-            begin(connection).await?;
-            let inserted = insert_rows(connection, rows).await;
-            finish(connection, inserted).await
+            let mut transaction = begin(connection).await?;
+            let inserted = insert_rows(&mut transaction, rows).await;
+            finish(transaction, inserted).await
         }
     }
 }

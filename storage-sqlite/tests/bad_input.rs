@@ -5,10 +5,12 @@
 use std::path::{Path, PathBuf};
 
 use chrono::{DateTime, TimeZone, Utc};
+use futures_util::StreamExt;
 use sqlx::ConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use storage_core::{
-    Error, ErrorKind, MetricRecord, Outcome, StorageBackend, StorageBackendExt, TimeRange,
+    Error, ErrorKind, MetricRecord, Outcome, SeriesFilter, StorageBackend, StorageBackendExt,
+    TimeRange,
 };
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
@@ -169,6 +171,8 @@ async fn a_spoiled_block_is_found_and_the_rest_stays_readable() {
     let error = store.query_range("a", "cpu", TimeRange::all()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:#}");
     assert_eq!(store.query_range("b", "cpu", TimeRange::all()).await.unwrap().len(), 100);
+    let scanned: Vec<_> = store.scan(&SeriesFilter::any(), TimeRange::all()).collect().await;
+    assert_eq!((scanned.len(), scanned[0].is_err()), (1, true), "an error ends a scan");
     let report = store.check().await.unwrap();
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
     assert_eq!(report.samples, 100);
@@ -208,4 +212,40 @@ async fn a_writer_that_holds_the_file_for_too_long_makes_it_busy() {
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     store.write_batch(&batch("a", 3..6)).await.unwrap();
     assert_eq!(store.query_range("a", "cpu", TimeRange::all()).await.unwrap().len(), 6);
+}
+
+#[tokio::test]
+async fn a_batch_whose_metadata_is_larger_than_a_blob_may_be_is_stored() {
+    let (_dir, path) = temp();
+    let store = open(&path).await;
+    let text = "x".repeat(60_000);
+    let with_metadata = |record: MetricRecord| record.with_metadata(text.as_str().into());
+    let records: Vec<_> = batch("a", 0..1200).into_iter().map(with_metadata).collect();
+    store.write_batch(&records).await.unwrap();
+    assert_eq!(store.stats().await.unwrap().total_metrics, 1200);
+    store.compact().await.unwrap();
+    let found = store.latest(&SeriesFilter::any(), 1).await.unwrap();
+    assert_eq!(found[0].samples[0].metadata.as_ref().unwrap().as_str().unwrap().len(), 60_000);
+}
+
+#[tokio::test]
+async fn what_is_written_after_a_prune_was_dropped_stays() {
+    let (_dir, path) = temp();
+    let store = open(&path).await;
+    for round in 0..50 {
+        store.write_batch(&batch("a", 0..2000)).await.unwrap();
+        let mut prune = Box::pin(store.prune_before(time(5000)));
+        for _ in 0..round {
+            if futures_util::poll!(&mut prune).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(prune);
+        store.write("a", "late", time(1), 1.0).await.unwrap();
+        // Whatever is left of the prune has stopped; the write after it is there to stay.
+        store.compact().await.unwrap();
+        assert_eq!(store.query_range("a", "late", TimeRange::all()).await.unwrap().len(), 1);
+        store.prune_before(time(2)).await.unwrap();
+    }
 }

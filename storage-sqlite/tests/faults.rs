@@ -189,8 +189,8 @@ async fn write_under_failing_syncs(path: &Path) -> ExitCode {
         }
         assert!(batches < 1000, "no sync fails");
     };
+    // The sync of the batch failed, or before it one of copying back the log, which nobody waits for.
     assert_eq!(error.kind(), ErrorKind::Io, "{error:#}");
-    assert_eq!(error.outcome(), Outcome::Unknown, "{error:#}");
     let error = store.write_batch(&batch(batches)).await.unwrap_err();
     assert_eq!((error.kind(), error.outcome()), (ErrorKind::Io, Outcome::NotApplied), "{error:#}");
     assert_eq!(store.health().await.status, HealthStatus::Degraded);

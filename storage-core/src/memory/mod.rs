@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -13,10 +14,11 @@ use chrono::{DateTime, Utc};
 use crate::capabilities::Capabilities;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::record::{validate_batch, validate_names};
-use crate::metrics::time::{floor_ms, from_ms};
+use crate::metrics::time::{floor_ms, from_ms, width_ms};
 use crate::metrics::{
     Accumulator, CheckReport, MetricAggregation, MetricRecord, Sample, SeriesFilter, SeriesInfo,
-    SeriesKey, SeriesSamples, StorageBackend, StorageStats, TimeRange,
+    SeriesKey, SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
+    WindowBuilder,
 };
 
 type Samples = BTreeMap<i64, Sample>;
@@ -188,6 +190,34 @@ impl StorageBackend for InMemory {
                 samples: samples.values().rev().take(n_per_series).cloned().collect(),
             })
             .collect())
+    }
+
+    async fn windows(
+        &self,
+        filter: &SeriesFilter,
+        range: TimeRange,
+        width: Duration,
+    ) -> Result<Vec<SeriesWindows>> {
+        self.check_open().map_err(|error| named_error(error, "windows"))?;
+        let width_ms = width_ms(width).map_err(|error| named_error(error, "windows"))?;
+        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let chosen = all.iter().filter(|(key, _)| filter.matches_key(key));
+        let windows = chosen.map(|(key, samples)| {
+            let mut builder = WindowBuilder::new(width_ms);
+            for sample in in_range(samples, range) {
+                builder.push(floor_ms(sample.timestamp), sample.value);
+            }
+            SeriesWindows { series: key.clone(), windows: builder.finish() }
+        });
+        Ok(windows.filter(|series| !series.windows.is_empty()).collect())
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.check_open().map_err(|error| named_error(error, "flush"))
+    }
+
+    async fn compact(&self) -> Result<()> {
+        self.check_open().map_err(|error| named_error(error, "compact"))
     }
 
     async fn check(&self) -> Result<CheckReport> {

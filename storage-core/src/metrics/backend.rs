@@ -57,7 +57,8 @@ pub trait StorageBackend: Send + Sync {
     /// When it returns `Ok` the whole batch is visible to every reader and survives a crash of
     /// the process and a power cut, unless the backend was told to relax durability. When it
     /// returns an error with the outcome `NotApplied`, nothing of the batch is stored, now or
-    /// later; with `Unknown`, all of it or nothing is. No reader ever sees a part of a batch.
+    /// later; with `Unknown`, all of it or nothing is. No call that reads ever sees a part of a batch, except a scan,
+    /// and those of the default implementations that ask series by series.
     ///
     /// A record of a series and millisecond that already holds a sample replaces it, metadata
     /// included: the write applied last wins; inside a batch, the record that comes last. So a
@@ -286,7 +287,10 @@ pub fn batches_of(
     }))
 }
 
-fn end_after_error<'a>(
+/// Ends a scan after its first error.
+///
+/// For backends: the shared part of [`StorageBackend::scan`].
+pub fn end_after_error<'a>(
     batches: impl Stream<Item = Result<SeriesSamples>> + Send + 'a,
 ) -> ScanStream<'a> {
     let mut failed = false;

@@ -78,3 +78,24 @@ impl TimeRange {
         (self.start_ms..self.end_ms).contains(&floor_ms(time))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::TimeZone;
+
+    #[test]
+    fn a_range_that_ends_before_it_starts_is_refused() {
+        for (start_us, end_us) in [(1000, 0), (1, 0), (0, -1)] {
+            let time = |us| Utc.timestamp_micros(us).unwrap();
+            let error = TimeRange::new(time(start_us), time(end_us)).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::InvalidArgument);
+        }
+    }
+
+    #[test]
+    fn bounds_are_clamped_to_the_years_of_samples() {
+        let widest = TimeRange::new(DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC).unwrap();
+        assert_eq!(widest, TimeRange::all());
+    }
+}
