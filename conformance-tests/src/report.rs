@@ -306,6 +306,7 @@ mod tests {
 | --- | --- | --- |
 | series | yes | unknown |
 | check | no | unknown |
+| close | yes | unknown |
 
 ## write
 
