@@ -3,7 +3,9 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`tsbs`] | hosts, fields and values of TSBS `cpu-only` |
+//! | [`queries`] | the questions of the suite, over any backend |
 //! | [`timing`] | medians, percentiles, rates |
 
+pub mod queries;
 pub mod timing;
 pub mod tsbs;

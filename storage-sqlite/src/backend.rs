@@ -198,6 +198,15 @@ impl SqliteBackend {
         if n == 0 {
             return Ok(Vec::new());
         }
+        if n == 1
+            && let Some(newest) = self.store.newest_by_tails(filter).await?
+        {
+            let keys = self.keys_of(newest.iter().map(|(id, _)| *id));
+            let found = keys.into_iter().zip(newest).map(|(series, (_, raw))| {
+                Ok(SeriesSamples { series, samples: vec![to_sample(&raw)?] })
+            });
+            return found.collect();
+        }
         let slices = self.store.newest(filter, n).await?;
         let newest =
             move |slice: &Slice| slice.newest(n)?.iter().map(to_sample).collect::<Result<Vec<_>>>();

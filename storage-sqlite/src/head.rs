@@ -156,6 +156,25 @@ impl Unsealed {
         rest
     }
 
+    /// Returns number and extent of the samples that journal rows after `after_id` wrote.
+    pub(crate) fn extent(&self, after_id: i64) -> Option<(u64, i64, i64)> {
+        if !self.in_order {
+            let samples = self.samples(after_id, i64::MAX, TimeRange::all());
+            return Some((samples.len() as u64, samples.first()?.ms, samples.last()?.ms));
+        }
+        let from = self.samples.partition_point(|sample| sample.journal_id <= after_id);
+        let written = &self.samples[from..];
+        Some((written.len() as u64, written.first()?.sample.ms, written.last()?.sample.ms))
+    }
+
+    /// Returns the newest of the samples that journal rows after `after_id` wrote.
+    pub(crate) fn newest(&self, after_id: i64) -> Option<RawSample> {
+        let from = self.samples.partition_point(|sample| sample.journal_id <= after_id);
+        // Of several written for the newest time, the last one: what `max_by_key` returns.
+        let newest = self.samples[from..].iter().max_by_key(|sample| sample.sample.ms)?;
+        Some(newest.sample.clone())
+    }
+
     /// Returns the samples in `range` that journal rows in `(after_id, up_to_id]` wrote: in order
     /// of time, of each millisecond the one written last.
     pub(crate) fn samples(&self, after_id: i64, up_to_id: i64, range: TimeRange) -> Vec<RawSample> {

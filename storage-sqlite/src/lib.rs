@@ -34,6 +34,7 @@ mod schema;
 mod seal;
 mod slice;
 mod store;
+mod tails;
 mod write;
 
 pub use backend::SqliteBackend;

@@ -231,6 +231,9 @@ impl Store {
             Err(error) if is_changed(&error) => return Ok(false),
             result => result.map(|()| true),
         };
+        if result.is_ok() {
+            self.tails_mut().follow(before, after, dropped, &made);
+        }
         let bytes = made.iter().map(|block| block.payload.len() as u64).sum();
         self.checkpoint_if_due(connection, bytes).await;
         result.inspect_err(|error| self.note_write_error(error))

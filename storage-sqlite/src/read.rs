@@ -10,16 +10,18 @@ use rustc_hash::FxHashMap;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use storage_core::metrics::Accumulator;
+use storage_core::metrics::time::from_ms;
 use storage_core::{
     Error, ErrorKind, MetricAggregation, Result, SeriesFilter, SeriesKey, TimeRange,
 };
 
-use crate::codec::corrupt;
 use crate::codec::frame::{self, Entry};
+use crate::codec::{RawSample, corrupt};
 use crate::error::from_sqlx;
 use crate::head::HeadView;
 use crate::slice::{BlockRow, Slice};
 use crate::store::Store;
+use crate::tails::Tail;
 
 const SNAPSHOT: &str = include_str!("sql/snapshot.sql");
 const IN_RANGE: &str =
@@ -67,6 +69,7 @@ pub(crate) struct Snapshot {
     /// The series that were asked for.
     pub(crate) ids: Vec<i64>,
     blocks: Vec<BlockRow>,
+    tails: Vec<(i64, Tail)>,
 }
 
 /// Number and extent of the samples of a series.
@@ -80,10 +83,20 @@ pub(crate) struct Totals {
 
 /// The block part of a question: what follows the common part of the statement.
 enum Blocks {
+    /// No blocks, and nothing of the head: the state, and what is new to this handle.
     None,
+    /// No blocks, but what is unsealed of the series.
+    Unsealed,
     InRange(TimeRange, Payloads),
-    Newest { before_last: i64, n: usize },
-    Next { series_id: i64, range: TimeRange, limit: i64 },
+    Newest {
+        before_last: i64,
+        n: usize,
+    },
+    Next {
+        series_id: i64,
+        range: TimeRange,
+        limit: i64,
+    },
     Totals,
 }
 
@@ -140,25 +153,66 @@ impl Store {
         let mut covered = range;
         if snapshot.blocks.len() > blocks_max {
             let next_ms = snapshot.blocks.pop().map_or(range.end_ms(), |block| block.start_ms);
-            covered = TimeRange::new(range.start(), storage_core::metrics::time::from_ms(next_ms))?;
+            covered = TimeRange::new(range.start(), from_ms(next_ms))?;
         }
         Ok(self.cut(snapshot, covered).pop())
+    }
+
+    /// Returns the newest sample of each chosen series, ordered by series; `None` if the tails do
+    /// not tell all of it.
+    pub(crate) async fn newest_by_tails(
+        &self,
+        filter: &SeriesFilter,
+    ) -> Result<Option<Vec<(i64, RawSample)>>> {
+        let snapshot = self.ask_with_tails(filter).await?;
+        let tails = self.tails();
+        let Some(tails) = tails.of(snapshot.state.version) else { return Ok(None) };
+        let ids = self.in_name_order(snapshot.ids);
+        let mut newest = Vec::with_capacity(ids.len());
+        for id in ids {
+            let after_id = snapshot.state.sealed_through(id);
+            let unsealed = snapshot.head.series.get(&id).and_then(|u| u.newest(after_id));
+            let sample = match (unsealed, tails.get(&id)) {
+                (None, None) => continue,
+                (Some(sample), None) => sample,
+                (Some(sample), Some(tail)) if sample.ms >= tail.newest_ms => sample,
+                (_, Some(tail)) if tail.has_metadata => return Ok(None),
+                (_, Some(tail)) => {
+                    RawSample { ms: tail.newest_ms, value: tail.last, metadata: None }
+                }
+            };
+            newest.push((id, sample));
+        }
+        Ok(Some(newest))
     }
 
     /// Returns number and extent of the samples of each chosen series that holds any.
     pub(crate) async fn totals(&self, filter: &SeriesFilter) -> Result<Vec<Totals>> {
         for _ in 0..ATTEMPTS_MAX {
-            let snapshot = self.ask(filter, Blocks::Totals).await?;
-            let state = snapshot.state;
-            let (totals, unclear) = count_up(&snapshot);
+            let snapshot = self.ask_with_tails(filter).await?;
+            let counted = self.tails().of(snapshot.state.version).map(|t| count_up(&snapshot, t));
+            let Some((totals, unclear)) = counted else { continue };
             if unclear.is_empty() {
                 return Ok(totals);
             }
-            if let Some(totals) = self.clear_up(totals, state, &snapshot.head, unclear).await? {
+            let (state, head) = (snapshot.state, &snapshot.head);
+            if let Some(totals) = self.clear_up(totals, state, head, unclear).await? {
                 return Ok(totals);
             }
         }
         Err(Error::new(ErrorKind::Busy, "the store changed faster than it could be counted"))
+    }
+
+    /// Takes a snapshot without blocks, with the tails in step if nobody changes blocks just now.
+    async fn ask_with_tails(&self, filter: &SeriesFilter) -> Result<Snapshot> {
+        let snapshot = self.ask(filter, Blocks::Unsealed).await?;
+        if self.tails().of(snapshot.state.version).is_some() {
+            return Ok(snapshot);
+        }
+        let mut snapshot = self.ask(filter, Blocks::Totals).await?;
+        let tails = std::mem::take(&mut snapshot.tails);
+        self.tails_mut().load(snapshot.state.version, tails);
+        Ok(snapshot)
     }
 
     /// Subtracts from the totals what is counted twice: unsealed samples that replace sealed ones.
@@ -227,12 +281,13 @@ impl Store {
         let query = bind(blocks, head.applied_id, known_id, &ids);
         let mut rows = query.fetch(&self.readers);
         let (mut state, mut found, mut series) = (None, Vec::new(), Vec::new());
-        let mut journal = Vec::new();
+        let (mut journal, mut tails) = (Vec::new(), Vec::new());
         while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
             match number(&row, 0)? {
                 0 => state = Some(state_of(&row)?),
                 1 => journal.push(journal_row(&row)?),
                 2 => series.push((number(&row, 1)?, key_of(&row)?)),
+                _ if matches!(blocks, Blocks::Totals) => tails.push(tail_of(&row)?),
                 _ => found.push(block_of(&row)?),
             }
         }
@@ -244,7 +299,7 @@ impl Store {
         }
         self.apply(&state, journal);
         found.sort_unstable_by_key(|block: &BlockRow| (block.series_id, block.start_ms));
-        Ok((Snapshot { state, head, ids, blocks: found }, series))
+        Ok((Snapshot { state, head, ids, blocks: found, tails }, series))
     }
 
     /// Applies to the head what a snapshot showed of the journal.
@@ -268,7 +323,7 @@ impl Store {
 
     /// Cuts a snapshot into one slice per series, ordered by the names of the series.
     fn cut(&self, snapshot: Snapshot, range: TimeRange) -> Vec<Slice> {
-        let Snapshot { state, head, ids, blocks } = snapshot;
+        let Snapshot { state, head, ids, blocks, .. } = snapshot;
         let mut by_series: FxHashMap<i64, Vec<BlockRow>> = FxHashMap::default();
         for block in blocks {
             by_series.entry(block.series_id).or_default().push(block);
@@ -292,12 +347,7 @@ impl Store {
     }
 }
 
-fn unsealed_of(
-    head: &HeadView,
-    state: &State,
-    series_id: i64,
-    range: TimeRange,
-) -> Vec<crate::codec::RawSample> {
+fn unsealed_of(head: &HeadView, state: &State, series_id: i64, range: TimeRange) -> Vec<RawSample> {
     let unsealed = head.series.get(&series_id);
     let after_id = state.sealed_through(series_id);
     unsealed.map(|unsealed| unsealed.samples(after_id, i64::MAX, range)).unwrap_or_default()
@@ -305,28 +355,27 @@ fn unsealed_of(
 
 /// Adds up sealed and unsealed samples. The second part names the series, and where, in which
 /// unsealed samples may replace sealed ones, so that both were counted.
-fn count_up(snapshot: &Snapshot) -> (Vec<Totals>, FxHashMap<i64, TimeRange>) {
-    let sealed: FxHashMap<i64, &BlockRow> =
-        snapshot.blocks.iter().map(|block| (block.series_id, block)).collect();
+fn count_up(
+    snapshot: &Snapshot,
+    tails: &FxHashMap<i64, Tail>,
+) -> (Vec<Totals>, FxHashMap<i64, TimeRange>) {
     let (mut totals, mut unclear) = (Vec::new(), FxHashMap::default());
     for &series_id in &snapshot.ids {
-        let unsealed = unsealed_of(&snapshot.head, &snapshot.state, series_id, TimeRange::all());
-        let extent = unsealed.first().zip(unsealed.last()).map(|(first, last)| (first.ms, last.ms));
-        let mut counted = Totals {
-            series_id,
-            count: unsealed.len() as u64,
-            oldest_ms: extent.map_or(i64::MAX, |extent| extent.0),
-            newest_ms: extent.map_or(i64::MIN, |extent| extent.1),
-        };
-        if let Some(block) = sealed.get(&series_id) {
-            if counted.oldest_ms <= block.end_ms && counted.newest_ms >= block.start_ms {
-                let from = storage_core::metrics::time::from_ms(counted.oldest_ms);
-                let to = storage_core::metrics::time::from_ms(counted.newest_ms + 1);
+        let after_id = snapshot.state.sealed_through(series_id);
+        let unsealed = snapshot.head.series.get(&series_id);
+        let (count, oldest_ms, newest_ms) = unsealed
+            .and_then(|unsealed| unsealed.extent(after_id))
+            .unwrap_or((0, i64::MAX, i64::MIN));
+        let mut counted = Totals { series_id, count, oldest_ms, newest_ms };
+        if let Some(tail) = tails.get(&series_id) {
+            if counted.oldest_ms <= tail.newest_ms && counted.newest_ms >= tail.oldest_ms {
+                let from = from_ms(counted.oldest_ms);
+                let to = from_ms(counted.newest_ms.saturating_add(1));
                 unclear.extend(TimeRange::new(from, to).ok().map(|range| (series_id, range)));
             }
-            counted.count += block.summary.count;
-            counted.oldest_ms = counted.oldest_ms.min(block.start_ms);
-            counted.newest_ms = counted.newest_ms.max(block.end_ms);
+            counted.count += tail.count;
+            counted.oldest_ms = counted.oldest_ms.min(tail.oldest_ms);
+            counted.newest_ms = counted.newest_ms.max(tail.newest_ms);
         }
         if counted.count > 0 {
             totals.push(counted);
@@ -343,7 +392,7 @@ fn bind<'q>(
 ) -> sqlx::query::Query<'q, sqlx::Sqlite, SqliteArguments> {
     let common = |sql: &'static str| sqlx::query(sql).bind(applied_id).bind(known_id);
     match *blocks {
-        Blocks::None => common(SNAPSHOT),
+        Blocks::None | Blocks::Unsealed => common(SNAPSHOT),
         Blocks::InRange(range, payloads) => common(IN_RANGE)
             .bind(json_of(ids))
             .bind(range.start_ms())
@@ -421,12 +470,23 @@ fn block_of(row: &SqliteRow) -> Result<BlockRow> {
     })
 }
 
+fn tail_of(row: &SqliteRow) -> Result<(i64, Tail)> {
+    let tail = Tail {
+        count: number(row, 4)? as u64,
+        oldest_ms: number(row, 2)?,
+        newest_ms: number(row, 3)?,
+        last: row.try_get_unchecked(9).map_err(from_sqlx)?,
+        has_metadata: number(row, 12)? != 0,
+    };
+    Ok((number(row, 1)?, tail))
+}
+
 fn number(row: &SqliteRow, index: usize) -> Result<i64> {
     row.try_get_unchecked(index).map_err(from_sqlx)
 }
 
 /// Returns the summary of samples, as it stands beside their block.
-pub(crate) fn summary_of(samples: &[crate::codec::RawSample]) -> MetricAggregation {
+pub(crate) fn summary_of(samples: &[RawSample]) -> MetricAggregation {
     let mut accumulator = Accumulator::default();
     samples.iter().for_each(|sample| accumulator.push(sample.value));
     accumulator.finish()

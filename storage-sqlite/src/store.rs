@@ -13,6 +13,7 @@ use crate::dictionary::Dictionary;
 use crate::error::{from_sqlx, is_failed_sync};
 use crate::head::Head;
 use crate::schema;
+use crate::tails::Tails;
 
 /// The shared part of a handle.
 #[derive(Debug)]
@@ -23,6 +24,7 @@ pub(crate) struct Store {
     writer: AsyncMutex<Option<SqliteConnection>>,
     dictionary: RwLock<Dictionary>,
     head: RwLock<Head>,
+    tails: RwLock<Tails>,
     /// Held by whoever seals, so that one handle seals once at a time.
     pub(crate) sealing: AsyncMutex<()>,
     /// Rung when there may be something to seal.
@@ -63,6 +65,7 @@ impl Store {
             writer: AsyncMutex::new(writer),
             dictionary: RwLock::default(),
             head: RwLock::default(),
+            tails: RwLock::default(),
             sealing: AsyncMutex::default(),
             seal_due: Arc::default(),
             sealed: Notify::new(),
@@ -88,6 +91,14 @@ impl Store {
 
     pub(crate) fn head_mut(&self) -> RwLockWriteGuard<'_, Head> {
         self.head.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tails(&self) -> RwLockReadGuard<'_, Tails> {
+        self.tails.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn tails_mut(&self) -> RwLockWriteGuard<'_, Tails> {
+        self.tails.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the connection that writes.
