@@ -27,8 +27,11 @@ const SEAL_SAMPLES_PER_SERIES: usize = 1024;
 const SEAL_SAMPLES_MIN: usize = 65_536;
 
 /// What one step of a seal takes: bounded, because writers wait while it commits.
-const STEP_SERIES_MAX: usize = 64;
+const STEP_SERIES_MAX: usize = 128;
 const STEP_SAMPLES_MAX: usize = 131_072;
+
+/// Rows that one statement inserts.
+const INSERT_ROWS: usize = 32;
 
 /// What one step of other upkeep takes.
 const STEP_JOURNAL_ROWS: i64 = 256;
@@ -179,9 +182,7 @@ impl Store {
             .iter()
             .filter_map(|(id, new)| Some([*id, new.first()?.ms, new.last()?.ms]))
             .collect();
-        let json = serde_json::to_string(&extents).map_err(|error| {
-            Error::new(ErrorKind::Internal, "cannot list series").with_source(error)
-        })?;
+        let json = json_of_keys(&extents)?;
         let rows = sqlx::query(include_str!("sql/blocks_around.sql"))
             .bind(json)
             .fetch_all(&self.readers)
@@ -424,39 +425,63 @@ async fn replace_in_transaction(
     if moved.rows_affected() == 0 {
         return Err(changed());
     }
-    for old in dropped {
-        delete_block(connection, old).await?;
-    }
-    for block in made {
-        insert_block(connection, block).await?;
-    }
-    Ok(())
+    delete_blocks(connection, dropped).await?;
+    insert_blocks(connection, made).await
 }
 
-async fn delete_block(connection: &mut SqliteConnection, old: &OldBlock) -> Result<()> {
-    sqlx::query("DELETE FROM blocks WHERE series_id = ? AND start_ms = ?")
-        .bind(old.series_id)
-        .bind(old.start_ms)
-        .execute(&mut *connection)
-        .await
-        .map_err(from_sqlx)?;
-    sqlx::query("DELETE FROM payloads WHERE id = ?")
-        .bind(old.payload_id)
+/// Deletes blocks with their payloads: a statement each, however many they are.
+async fn delete_blocks(connection: &mut SqliteConnection, old: &[OldBlock]) -> Result<()> {
+    if old.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<[i64; 2]> = old.iter().map(|block| [block.series_id, block.start_ms]).collect();
+    sqlx::query(
+        "DELETE FROM blocks WHERE (series_id, start_ms) IN
+         (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
+    )
+    .bind(json_of_keys(&keys)?)
+    .execute(&mut *connection)
+    .await
+    .map_err(from_sqlx)?;
+    let payload_ids: Vec<i64> = old.iter().map(|block| block.payload_id).collect();
+    sqlx::query("DELETE FROM payloads WHERE id IN (SELECT value FROM json_each(?))")
+        .bind(json_of(&payload_ids))
         .execute(connection)
         .await
         .map(drop)
         .map_err(from_sqlx)
 }
 
-async fn insert_block(connection: &mut SqliteConnection, block: &NewBlock) -> Result<()> {
-    let payload = sqlx::query("INSERT INTO payloads (bytes) VALUES (?)")
-        .bind(block.payload.as_slice())
-        .execute(&mut *connection)
+/// Inserts blocks with their payloads, many rows a statement: each statement costs as much as a
+/// dozen rows.
+async fn insert_blocks(connection: &mut SqliteConnection, blocks: &[NewBlock]) -> Result<()> {
+    if blocks.is_empty() {
+        return Ok(());
+    }
+    let mut payload_id: i64 = sqlx::query("SELECT coalesce(max(id), 0) FROM payloads")
+        .fetch_one(&mut *connection)
         .await
+        .and_then(|row| row.try_get(0))
         .map_err(from_sqlx)?;
+    for blocks in blocks.chunks(INSERT_ROWS) {
+        let mut payloads = sqlx::query(insert_sql("payloads", 2, blocks.len()));
+        let mut rows = sqlx::query(insert_sql("blocks", 11, blocks.len()));
+        for block in blocks {
+            payload_id += 1;
+            payloads = payloads.bind(payload_id).bind(block.payload.as_slice());
+            rows = bind_block(rows, block, payload_id);
+        }
+        payloads.execute(&mut *connection).await.map_err(from_sqlx)?;
+        rows.execute(&mut *connection).await.map_err(from_sqlx)?;
+    }
+    Ok(())
+}
+
+type Statement<'q> = sqlx::query::Query<'q, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
+
+fn bind_block<'q>(rows: Statement<'q>, block: &NewBlock, payload_id: i64) -> Statement<'q> {
     let summary = &block.summary;
-    sqlx::query("INSERT INTO blocks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-        .bind(block.series_id)
+    rows.bind(block.series_id)
         .bind(block.start_ms)
         .bind(block.end_ms)
         .bind(summary.count as i64)
@@ -466,11 +491,19 @@ async fn insert_block(connection: &mut SqliteConnection, block: &NewBlock) -> Re
         .bind(summary.first)
         .bind(summary.last)
         .bind(block.has_metadata)
-        .bind(payload.last_insert_rowid())
-        .execute(connection)
-        .await
-        .map(drop)
-        .map_err(from_sqlx)
+        .bind(payload_id)
+}
+
+/// Returns the statement that inserts `rows` rows of `columns` parameters.
+fn insert_sql(table: &str, columns: usize, rows: usize) -> sqlx::AssertSqlSafe<String> {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    sqlx::AssertSqlSafe(format!("INSERT INTO {table} VALUES {}", vec![row; rows].join(",")))
+}
+
+fn json_of_keys<const N: usize>(keys: &[[i64; N]]) -> Result<String> {
+    let keys: Vec<&[i64]> = keys.iter().map(<[i64; N]>::as_slice).collect();
+    serde_json::to_string(&keys)
+        .map_err(|error| Error::new(ErrorKind::Internal, "cannot list blocks").with_source(error))
 }
 
 /// Series and start of a block.
@@ -517,29 +550,26 @@ async fn prune_in_transaction(
     .fetch_all(&mut *connection)
     .await
     .map_err(from_sqlx)?;
-    let mut step = PruneStep::Done;
-    let mut removed = 0;
-    for row in &rows {
-        let old = old_block(row).map_err(from_sqlx)?;
-        removed += prune_block(connection, &old, cutoff_ms).await?;
-        step = PruneStep::Removed(removed, (old.series_id, old.start_ms));
+    let blocks = rows.iter().map(old_block).collect::<std::result::Result<Vec<_>, _>>();
+    let blocks = blocks.map_err(from_sqlx)?;
+    let (whole, straddling): (Vec<_>, Vec<_>) =
+        blocks.iter().cloned().partition(|block| block.end_ms < cutoff_ms);
+    delete_blocks(connection, &whole).await?;
+    let mut removed = whole.iter().map(|block| block.count as u64).sum();
+    for old in &straddling {
+        removed += cut_block(connection, old, cutoff_ms).await?;
     }
-    if !rows.is_empty() {
-        run(connection, "UPDATE state SET version = version + 1").await?;
-    }
-    Ok(step)
+    let Some(last) = blocks.last() else { return Ok(PruneStep::Done) };
+    run(connection, "UPDATE state SET version = version + 1").await?;
+    Ok(PruneStep::Removed(removed, (last.series_id, last.start_ms)))
 }
 
-/// Deletes a block, or rewrites it without what is before the cutoff.
-async fn prune_block(
+/// Rewrites a block without what is before the cutoff, and returns how many samples that was.
+async fn cut_block(
     connection: &mut SqliteConnection,
     old: &OldBlock,
     cutoff_ms: i64,
 ) -> Result<u64> {
-    if old.end_ms < cutoff_ms {
-        delete_block(connection, old).await?;
-        return Ok(old.count as u64);
-    }
     let payload: Vec<u8> = sqlx::query("SELECT bytes FROM payloads WHERE id = ?")
         .bind(old.payload_id)
         .fetch_one(&mut *connection)
@@ -549,9 +579,9 @@ async fn prune_block(
     let samples = block::decode(&payload)?;
     let kept_from = samples.partition_point(|sample| sample.ms < cutoff_ms);
     let kept = &samples[kept_from..];
-    delete_block(connection, old).await?;
+    delete_blocks(connection, std::slice::from_ref(old)).await?;
     if !kept.is_empty() {
-        insert_block(connection, &seal::new_block(old.series_id, kept)?).await?;
+        insert_blocks(connection, &[seal::new_block(old.series_id, kept)?]).await?;
     }
     Ok(kept_from as u64)
 }

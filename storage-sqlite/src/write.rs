@@ -36,7 +36,7 @@ const QUEUE_LENGTH: usize = 256;
 
 /// Ingestion waits while this many times `seal_samples` are unsealed, so that memory and journal
 /// stay bounded when sealing cannot keep up.
-const UNSEALED_FACTOR_MAX: usize = 4;
+const UNSEALED_FACTOR_MAX: usize = 2;
 
 /// How long it waits at most, in case sealing cannot make progress at all.
 const SEAL_WAIT_MAX: Duration = Duration::from_secs(10);
