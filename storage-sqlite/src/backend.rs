@@ -179,7 +179,7 @@ impl SqliteBackend {
         self.store.check_open()?;
         let totals = self.store.totals(filter).await?;
         let keys = self.keys_of(totals.iter().map(|series| series.series_id));
-        let mut series: Vec<_> = keys
+        let series = keys
             .into_iter()
             .zip(totals)
             .map(|(series, totals)| SeriesInfo {
@@ -189,7 +189,6 @@ impl SqliteBackend {
                 newest: from_ms(totals.newest_ms),
             })
             .collect();
-        series.sort_unstable_by(|a, b| a.series.cmp(&b.series));
         Ok(series)
     }
 
@@ -236,7 +235,7 @@ impl SqliteBackend {
         self.store.check_open()?;
         self.store.catch_up().await?;
         let ids = self.store.dictionary().matching(filter);
-        Ok(self.keys_of(self.store.in_name_order(ids).into_iter()))
+        Ok(self.keys_of(ids.into_iter()))
     }
 
     /// Streams one series in steps, each a snapshot of its own that starts where the last ended.

@@ -3,6 +3,7 @@
 //! Ids are never given to another series and rows are never removed, so what is known stays true;
 //! what other processes add is read with the next question (ids above [`Dictionary::last_id`]).
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
@@ -13,6 +14,8 @@ use storage_core::{SeriesFilter, SeriesKey};
 pub(crate) struct Dictionary {
     by_name: FxHashMap<Box<str>, FxHashMap<Box<str>, i64>>,
     by_id: FxHashMap<i64, Arc<SeriesKey>>,
+    /// By the order of the contract: server, then metric, byte by byte.
+    in_order: BTreeMap<Arc<SeriesKey>, i64>,
     last_id: i64,
 }
 
@@ -20,7 +23,9 @@ impl Dictionary {
     pub(crate) fn insert(&mut self, id: i64, key: SeriesKey) {
         let metrics = self.by_name.entry(key.server_id.as_str().into()).or_default();
         metrics.insert(key.metric_type.as_str().into(), id);
-        self.by_id.insert(id, Arc::new(key));
+        let key = Arc::new(key);
+        self.by_id.insert(id, Arc::clone(&key));
+        self.in_order.insert(key, id);
         self.last_id = self.last_id.max(id);
     }
 
@@ -37,12 +42,32 @@ impl Dictionary {
         self.by_id.get(&id)
     }
 
-    /// Returns the ids of the series that `filter` chooses, in no order.
+    /// Returns the ids of the series that `filter` chooses, in the order of their names.
     pub(crate) fn matching(&self, filter: &SeriesFilter) -> Vec<i64> {
         if let Some((server_id, metric_type)) = filter.as_exact() {
             return self.id(server_id, metric_type).into_iter().collect();
         }
-        let chosen = self.by_id.iter().filter(|(_, key)| filter.matches_key(key));
-        chosen.map(|(id, _)| *id).collect()
+        let chosen = self.in_order.iter().filter(|(key, _)| filter.matches_key(key));
+        chosen.map(|(_, id)| *id).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_come_in_the_order_of_names() {
+        let mut dictionary = Dictionary::default();
+        for (id, server, metric) in [(1, "b", "x"), (2, "a", "y"), (3, "a", "x"), (4, "B", "x")] {
+            dictionary.insert(id, SeriesKey::new(server, metric));
+        }
+        let matching =
+            |server, metric| dictionary.matching(&SeriesFilter::parse(server, metric).unwrap());
+        assert_eq!(matching("*", "*"), [4, 3, 2, 1]);
+        assert_eq!(matching("*", "x"), [4, 3, 1]);
+        assert_eq!(matching("a", "y"), [2]);
+        assert!(matching("a", "z").is_empty());
+        assert_eq!((dictionary.last_id(), dictionary.id("a", "x")), (4, Some(3)));
     }
 }

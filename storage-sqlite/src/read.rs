@@ -66,7 +66,7 @@ pub(crate) enum Payloads {
 pub(crate) struct Snapshot {
     pub(crate) state: State,
     pub(crate) head: HeadView,
-    /// The series that were asked for.
+    /// The series that were asked for, in the order of their names.
     pub(crate) ids: Vec<i64>,
     blocks: Vec<BlockRow>,
     tails: Vec<(i64, Tail)>,
@@ -109,10 +109,10 @@ impl Store {
         payloads: Payloads,
     ) -> Result<Vec<Slice>> {
         let snapshot = self.ask(filter, Blocks::InRange(range, payloads)).await?;
-        let slices = self.cut(snapshot, range);
+        let slices = Self::cut(snapshot, range);
         if slices.iter().any(Slice::lacks_payload) {
             let snapshot = self.ask(filter, Blocks::InRange(range, Payloads::All)).await?;
-            return Ok(self.cut(snapshot, range));
+            return Ok(Self::cut(snapshot, range));
         }
         Ok(slices)
     }
@@ -122,7 +122,7 @@ impl Store {
         let mut before_last = (n / 256) as i64;
         loop {
             let snapshot = self.ask(filter, Blocks::Newest { before_last, n }).await?;
-            let slices = self.cut(snapshot, TimeRange::all());
+            let slices = Self::cut(snapshot, TimeRange::all());
             // A series whose blocks were cut off before they held n samples may have more.
             let short = slices.iter().any(|slice| {
                 let sealed: u64 = slice.blocks.iter().map(|block| block.summary.count).sum();
@@ -155,7 +155,7 @@ impl Store {
             let next_ms = snapshot.blocks.pop().map_or(range.end_ms(), |block| block.start_ms);
             covered = TimeRange::new(range.start(), from_ms(next_ms))?;
         }
-        Ok(self.cut(snapshot, covered).pop())
+        Ok(Self::cut(snapshot, covered).pop())
     }
 
     /// Returns the newest sample of each chosen series, ordered by series; `None` if the tails do
@@ -167,9 +167,8 @@ impl Store {
         let snapshot = self.ask_with_tails(filter).await?;
         let tails = self.tails();
         let Some(tails) = tails.of(snapshot.state.version) else { return Ok(None) };
-        let ids = self.in_name_order(snapshot.ids);
-        let mut newest = Vec::with_capacity(ids.len());
-        for id in ids {
+        let mut newest = Vec::with_capacity(snapshot.ids.len());
+        for id in snapshot.ids {
             let after_id = snapshot.state.sealed_through(id);
             let unsealed = snapshot.head.series.get(&id).and_then(|u| u.newest(after_id));
             let sample = match (unsealed, tails.get(&id)) {
@@ -322,13 +321,12 @@ impl Store {
     }
 
     /// Cuts a snapshot into one slice per series, ordered by the names of the series.
-    fn cut(&self, snapshot: Snapshot, range: TimeRange) -> Vec<Slice> {
+    fn cut(snapshot: Snapshot, range: TimeRange) -> Vec<Slice> {
         let Snapshot { state, head, ids, blocks, .. } = snapshot;
         let mut by_series: FxHashMap<i64, Vec<BlockRow>> = FxHashMap::default();
         for block in blocks {
             by_series.entry(block.series_id).or_default().push(block);
         }
-        let ids = self.in_name_order(ids);
         let slices = ids.into_iter().map(|series_id| Slice {
             series_id,
             range,
@@ -336,14 +334,6 @@ impl Store {
             blocks: by_series.remove(&series_id).unwrap_or_default(),
         });
         slices.filter(|slice| !slice.unsealed.is_empty() || !slice.blocks.is_empty()).collect()
-    }
-
-    pub(crate) fn in_name_order(&self, mut ids: Vec<i64>) -> Vec<i64> {
-        if ids.len() > 1 {
-            let dictionary = self.dictionary();
-            ids.sort_unstable_by(|a, b| dictionary.key(*a).cmp(&dictionary.key(*b)));
-        }
-        ids
     }
 }
 

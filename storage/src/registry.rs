@@ -136,4 +136,17 @@ mod tests {
         let error = refused("postgres://user:secret@host/db").await;
         assert!(!format!("{error:#} {error:?}").contains("secret"));
     }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_sqlite_url_makes_a_file_unless_it_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/metrics.db", dir.path().display());
+        let missing = connect_existing(&url).await.err().expect("there is no file yet");
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        assert_eq!(connect(&url).await.unwrap().name(), "sqlite");
+        connect_existing(&url).await.unwrap();
+        let error = refused(&format!("{url}?synchronus=full")).await;
+        assert_eq!(error.context("parameter"), Some("synchronus"));
+    }
 }
