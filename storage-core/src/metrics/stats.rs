@@ -72,7 +72,7 @@ pub enum HealthStatus {
 pub struct CheckReport {
     /// Number of pieces (blocks, pages, files) that were verified.
     pub pieces: u64,
-    /// Number of samples in them.
+    /// Number of samples in them, those included that were replaced and are not cleared away yet.
     pub samples: u64,
     /// What is wrong, a line each; empty if nothing is.
     pub problems: Vec<String>,
