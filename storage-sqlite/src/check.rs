@@ -10,6 +10,7 @@ use storage_core::{Error, Result};
 use crate::codec::{block, frame};
 use crate::error::from_sqlx;
 use crate::read::summary_of;
+use crate::schema::number;
 use crate::store::Store;
 
 /// So that a ruined file does not make a list without end.
@@ -121,13 +122,11 @@ fn check_block(row: &SqliteRow) -> Result<u64> {
 }
 
 async fn check_orphans(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
-    let orphans: i64 = sqlx::query(
+    let orphans = number(
+        connection,
         "SELECT (SELECT count(*) FROM payloads) - (SELECT count(DISTINCT payload_id) FROM blocks)",
     )
-    .fetch_one(connection)
-    .await
-    .and_then(|row| row.try_get(0))
-    .map_err(from_sqlx)?;
+    .await?;
     if orphans != 0 {
         note(report, format!("{orphans} payloads belong to no block"));
     }

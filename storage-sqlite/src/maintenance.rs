@@ -18,7 +18,7 @@ use crate::codec::{RawSample, block};
 use crate::error::from_sqlx;
 use crate::head::HeadView;
 use crate::read::{State, json_of};
-use crate::schema::{begin, finish, run};
+use crate::schema::{begin, finish, number, run};
 use crate::seal::{self, Group, NewBlock, OldBlock};
 use crate::store::Store;
 
@@ -313,11 +313,7 @@ impl Store {
         loop {
             let mut writer = self.writer().await?;
             let connection = writer.connection()?;
-            let free: i64 = sqlx::query("PRAGMA freelist_count")
-                .fetch_one(&mut *connection)
-                .await
-                .and_then(|row| row.try_get(0))
-                .map_err(from_sqlx)?;
+            let free = number(connection, "PRAGMA freelist_count").await?;
             // A file that another program has rebuilt may not be able to shrink.
             if free == 0 || free >= free_before {
                 break;
@@ -458,11 +454,7 @@ async fn insert_blocks(connection: &mut SqliteConnection, blocks: &[NewBlock]) -
     if blocks.is_empty() {
         return Ok(());
     }
-    let mut payload_id: i64 = sqlx::query("SELECT coalesce(max(id), 0) FROM payloads")
-        .fetch_one(&mut *connection)
-        .await
-        .and_then(|row| row.try_get(0))
-        .map_err(from_sqlx)?;
+    let mut payload_id = number(connection, "SELECT coalesce(max(id), 0) FROM payloads").await?;
     for blocks in blocks.chunks(INSERT_ROWS) {
         let mut payloads = sqlx::query(insert_sql("payloads", 2, blocks.len()));
         let mut rows = sqlx::query(insert_sql("blocks", 11, blocks.len()));

@@ -254,12 +254,13 @@ impl Store {
         for _ in 0..ATTEMPTS_MAX {
             let (ids, known_id) = {
                 let dictionary = self.dictionary();
-                (dictionary.matching(filter), dictionary.last_id())
+                let ids = match blocks {
+                    Blocks::None => Vec::new(),
+                    _ => dictionary.matching(filter),
+                };
+                (ids, dictionary.last_id())
             };
-            let head = match blocks {
-                Blocks::None => self.head().view_of(&[]),
-                _ => self.head().view_of(&ids),
-            };
+            let head = self.head().view_of(&ids);
             let (snapshot, new_series) = self.ask_once(ids, known_id, head, &blocks).await?;
             let missed = new_series.iter().any(|(_, key)| filter.matches_key(key));
             self.learn(new_series);

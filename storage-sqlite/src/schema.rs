@@ -185,18 +185,30 @@ pub(crate) async fn begin(connection: &mut SqliteConnection) -> Result<Transacti
 }
 
 /// Commits if `result` is `Ok`, else rolls back and returns the error.
+///
+/// SQLite ends a transaction by itself when the disk is full or fails. The driver does not notice
+/// and would begin no other one, so each end is made the same way: whatever is left of ours, or
+/// an empty transaction that changes nothing, is rolled back through the driver.
 pub(crate) async fn finish<T>(
-    transaction: Transaction<'_, Sqlite>,
+    mut transaction: Transaction<'_, Sqlite>,
     result: Result<T>,
 ) -> Result<T> {
-    match result {
-        Ok(value) => transaction.commit().await.map(|()| value).map_err(from_sqlx),
-        Err(error) => {
-            // Some errors have rolled back already; then this one says so and may be ignored.
-            let _ = transaction.rollback().await;
-            Err(error)
-        }
+    let result = match result {
+        Ok(value) => run(&mut transaction, "COMMIT").await.map(|()| value),
+        Err(error) => Err(error),
+    };
+    // Refused while ours is still open: then that is rolled back.
+    let _ = run(&mut transaction, "BEGIN").await;
+    if let Err(error) = transaction.rollback().await {
+        tracing::warn!(target: "storage", %error, "a transaction cannot be rolled back");
     }
+    result
+}
+
+/// Returns the one number that a statement without parameters gives.
+pub(crate) async fn number(connection: &mut SqliteConnection, sql: &'static str) -> Result<i64> {
+    let row = sqlx::query(sql).fetch_one(connection).await;
+    row.and_then(|row| row.try_get(0)).map_err(from_sqlx)
 }
 
 /// Runs a statement without parameters and rows.
