@@ -8,6 +8,7 @@
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use storage_core::{Error, ErrorKind, MetricRecord, Outcome, Result, SeriesKey};
@@ -267,13 +268,8 @@ async fn commit(store: &Store, rows: Vec<JournalRow>) -> Result<()> {
     let connection = writer.connection()?;
     let ids = insert(connection, &rows).await.map_err(|error| noted(store, of_commit(error)))?;
     let bytes = rows.iter().map(|row| row.frame.len() as u64).sum();
-    let in_step = apply(store, ids, rows);
+    apply(store, connection, ids, rows).await;
     store.checkpoint_if_due(connection, bytes).await;
-    drop(writer);
-    // Readers find the rows in the journal themselves, so an error here loses nothing.
-    if !in_step && let Err(error) = store.catch_up().await {
-        tracing::warn!(target: "storage", %error, "cannot read what other processes wrote");
-    }
     Ok(())
 }
 
@@ -312,15 +308,48 @@ async fn insert_row(connection: &mut SqliteConnection, row: &JournalRow) -> Resu
     Ok(inserted.last_insert_rowid())
 }
 
-/// Applies committed rows to the head; `false` if other processes committed before them, whose rows
-/// must be applied first.
-fn apply(store: &Store, ids: Vec<i64>, rows: Vec<JournalRow>) -> bool {
-    let mut head = store.head_mut();
-    let in_step = ids.first().is_some_and(|first| head.applied_id() + 1 >= *first);
-    if in_step {
-        ids.into_iter().zip(rows).for_each(|(id, row)| head.apply(id, row.entries));
+/// Applies committed rows to the head; if other processes committed before them, theirs first.
+async fn apply(
+    store: &Store,
+    connection: &mut SqliteConnection,
+    ids: Vec<i64>,
+    rows: Vec<JournalRow>,
+) {
+    {
+        let mut head = store.head_mut();
+        if ids.first().is_some_and(|first| head.applied_id() + 1 >= *first) {
+            ids.into_iter().zip(rows).for_each(|(id, row)| head.apply(id, row.entries));
+            return;
+        }
     }
-    in_step
+    // Readers find the rows in the journal themselves, so an error here loses nothing.
+    if let Err(error) = apply_journal(store, connection).await {
+        tracing::warn!(target: "storage", %error, "cannot read what other processes wrote");
+    }
+}
+
+async fn apply_journal(store: &Store, connection: &mut SqliteConnection) -> Result<()> {
+    let applied_id = store.head().applied_id();
+    // The state first: rows up to sealed_id may be gone, and are in blocks.
+    let sealed_id: i64 = sqlx::query("SELECT sealed_id FROM state")
+        .fetch_one(&mut *connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(from_sqlx)?;
+    let mut found = Vec::new();
+    {
+        let mut rows = sqlx::query("SELECT id, payload FROM journal WHERE id > ? ORDER BY id")
+            .bind(applied_id)
+            .fetch(connection);
+        while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
+            let payload: &[u8] = row.try_get(1).map_err(from_sqlx)?;
+            found.push((row.try_get(0).map_err(from_sqlx)?, frame::decode_payload(payload)?));
+        }
+    }
+    let mut head = store.head_mut();
+    found.into_iter().for_each(|(id, entries)| head.apply(id, entries));
+    head.trim(sealed_id);
+    Ok(())
 }
 
 fn noted(store: &Store, error: Error) -> Error {
