@@ -57,7 +57,7 @@ impl SqliteOptions {
         Self {
             path: path.as_ref().to_owned(),
             synchronous: Synchronous::default(),
-            busy_timeout: Duration::from_secs(5),
+            busy_timeout: Duration::from_secs(30),
             readers: 4,
             create: true,
             read_only: false,
@@ -97,7 +97,7 @@ impl SqliteOptions {
     }
 
     /// How long to wait for another process that holds the database, at most an hour. Default:
-    /// 5 s, longer than a step of upkeep usually takes.
+    /// 30 s: a disk that is busy with other things can hold all up for seconds.
     #[must_use]
     pub fn busy_timeout(mut self, busy_timeout: Duration) -> Self {
         self.busy_timeout = busy_timeout.min(BUSY_TIMEOUT_MAX);
