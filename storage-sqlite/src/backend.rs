@@ -1,6 +1,7 @@
 //! The contract on SQLite: each method checks, delegates to `write`, `read` or `maintenance`, and
 //! names itself in the error.
 
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,16 +99,15 @@ impl SqliteBackend {
     async fn answer<T: Send + 'static>(
         &self,
         slices: Vec<Slice>,
-        turn: impl Fn(&Slice) -> Result<T> + Send + 'static,
+        turn: impl Fn(&Slice) -> Result<T> + Send + Clone + 'static,
     ) -> Result<Vec<(SeriesKey, T)>> {
         let keys = self.keys_of(slices.iter().map(|slice| slice.series_id));
         let blocks = slices.iter().flat_map(|slice| &slice.blocks);
         let heavy = blocks.filter(|block| block.payload.is_some()).count() > INLINE_BLOCKS_MAX;
-        let turn_all = move || slices.iter().map(turn).collect::<Result<Vec<T>>>();
         let answers = if heavy {
-            tokio::task::spawn_blocking(turn_all).await.map_err(panicked)??
+            turn_in_parallel(slices, turn).await?
         } else {
-            turn_all()?
+            slices.iter().map(turn).collect::<Result<_>>()?
         };
         Ok(keys.into_iter().zip(answers).collect())
     }
@@ -200,10 +200,9 @@ impl SqliteBackend {
         if n == 1
             && let Some(newest) = self.store.newest_by_tails(filter).await?
         {
-            let keys = self.keys_of(newest.iter().map(|(id, _)| *id));
-            let found = keys.into_iter().zip(newest).map(|(series, (_, raw))| {
-                Ok(SeriesSamples { series, samples: vec![to_sample(&raw)?] })
-            });
+            let found = newest
+                .into_iter()
+                .map(|(series, raw)| Ok(SeriesSamples { series, samples: vec![to_sample(&raw)?] }));
             return found.collect();
         }
         let slices = self.store.newest(filter, n).await?;
@@ -258,6 +257,27 @@ impl SqliteBackend {
         });
         Box::pin(steps.try_flatten())
     }
+}
+
+/// Turns slices into answers on as many threads as the machine has, in equal shares.
+async fn turn_in_parallel<T: Send + 'static>(
+    mut slices: Vec<Slice>,
+    turn: impl Fn(&Slice) -> Result<T> + Send + Clone + 'static,
+) -> Result<Vec<T>> {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let share = slices.len().div_ceil(threads).max(1);
+    let mut shares = Vec::new();
+    while !slices.is_empty() {
+        let rest = slices.split_off(share.min(slices.len()));
+        let (part, turn) = (std::mem::replace(&mut slices, rest), turn.clone());
+        let turn_part = move || part.iter().map(turn).collect::<Result<Vec<T>>>();
+        shares.push(tokio::task::spawn_blocking(turn_part));
+    }
+    let mut answers = Vec::new();
+    for share in shares {
+        answers.extend(share.await.map_err(panicked)??);
+    }
+    Ok(answers)
 }
 
 #[async_trait]

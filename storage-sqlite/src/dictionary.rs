@@ -47,8 +47,20 @@ impl Dictionary {
         if let Some((server_id, metric_type)) = filter.as_exact() {
             return self.id(server_id, metric_type).into_iter().collect();
         }
-        let chosen = self.in_order.iter().filter(|(key, _)| filter.matches_key(key));
-        chosen.map(|(_, id)| *id).collect()
+        self.chosen(filter).map(|(_, id)| id).collect()
+    }
+
+    /// The names and ids of the series that `filter` chooses, in the order of their names.
+    pub(crate) fn chosen<'a>(
+        &'a self,
+        filter: &'a SeriesFilter,
+    ) -> impl Iterator<Item = (&'a SeriesKey, i64)> {
+        let server = filter.server_id.as_exact();
+        let first = SeriesKey::new(server.unwrap_or_default(), "");
+        let from = self.in_order.range::<SeriesKey, _>(&first..);
+        let near = from.map(|(key, id)| (key.as_ref(), *id));
+        let near = near.take_while(move |(key, _)| server.is_none_or(|s| s == key.server_id));
+        near.filter(|(key, _)| filter.matches_key(key))
     }
 }
 
@@ -67,6 +79,8 @@ mod tests {
         assert_eq!(matching("*", "*"), [4, 3, 2, 1]);
         assert_eq!(matching("*", "x"), [4, 3, 1]);
         assert_eq!(matching("a", "y"), [2]);
+        assert_eq!(matching("a", "*"), [3, 2]);
+        assert_eq!(matching("b", "*x*"), [1]);
         assert!(matching("a", "z").is_empty());
         assert_eq!((dictionary.last_id(), dictionary.id("a", "x")), (4, Some(3)));
     }

@@ -16,7 +16,7 @@ use tokio::sync::{Notify, oneshot};
 
 use crate::codec::{RawSample, block};
 use crate::error::from_sqlx;
-use crate::head::HeadView;
+use crate::head::Head;
 use crate::read::{State, json_of};
 use crate::schema::{begin, finish, number, run};
 use crate::seal::{self, Group, NewBlock, OldBlock};
@@ -27,7 +27,7 @@ const SEAL_SAMPLES_PER_SERIES: usize = 1024;
 const SEAL_SAMPLES_MIN: usize = 65_536;
 
 /// What one step of a seal takes: bounded, because writers wait while it commits.
-const STEP_SERIES_MAX: usize = 128;
+const STEP_SERIES_MAX: usize = 512;
 const STEP_SAMPLES_MAX: usize = 131_072;
 
 /// Rows that one statement inserts.
@@ -114,27 +114,29 @@ impl Store {
 
     /// Runs the steps of one seal. `None` if another process changed the blocks in between.
     async fn seal_up_to(&self, mut state: State, target: i64, next: i64) -> Result<Option<State>> {
-        let view = self.head().view();
-        let mut ids: Vec<i64> = view.series.keys().copied().filter(|id| *id >= next).collect();
-        ids.sort_unstable();
+        let mut ids = self.head().ids();
+        ids.retain(|id| *id >= next);
         let mut rest = ids.as_slice();
         while !rest.is_empty() {
-            let (step, taken) = take_step(&view, &state, target, rest);
-            let done_below = rest[taken - 1] + 1;
-            rest = &rest[taken..];
+            // Of the head as it is now: were it held for long, writers would have to copy it.
+            let (step, taken) = take_step(&self.head(), &state, target, rest);
+            let (done, left) = rest.split_at(taken);
+            rest = left;
             let (dropped, made) = match self.build(step).await {
                 Err(error) if is_changed(&error) => return Ok(None),
                 built => built?,
             };
             let after = State {
                 sealing_id: target,
-                sealing_next: done_below,
+                sealing_next: done[taken - 1] + 1,
                 version: state.version + 1,
                 ..state
             };
             if !self.replace(state, after, &dropped, made).await? {
                 return Ok(None);
             }
+            self.head_mut().trim_below(after.sealing_next, done, target);
+            self.sealed.notify_waiters();
             state = after;
         }
         let after = State {
@@ -376,7 +378,7 @@ impl Store {
 
 /// Takes series until a step is full; returns their unsealed samples and how many series they are.
 fn take_step(
-    view: &HeadView,
+    head: &Head,
     state: &State,
     target: i64,
     ids: &[i64],
@@ -387,7 +389,7 @@ fn take_step(
             break;
         }
         taken += 1;
-        let new = view.series.get(&id).map_or_else(Vec::new, |unsealed| {
+        let new = head.unsealed(id).map_or_else(Vec::new, |unsealed| {
             unsealed.samples(state.sealed_through(id), target, TimeRange::all())
         });
         samples += new.len();

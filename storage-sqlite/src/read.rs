@@ -158,20 +158,29 @@ impl Store {
         Ok(Self::cut(snapshot, covered).pop())
     }
 
-    /// Returns the newest sample of each chosen series, ordered by series; `None` if the tails do
-    /// not tell all of it.
+    /// Returns the newest sample of each chosen series, ordered by series; `None` if what is in
+    /// memory does not tell all of it.
     pub(crate) async fn newest_by_tails(
         &self,
         filter: &SeriesFilter,
-    ) -> Result<Option<Vec<(i64, RawSample)>>> {
-        let snapshot = self.ask_with_tails(filter).await?;
-        let tails = self.tails();
-        let Some(tails) = tails.of(snapshot.state.version) else { return Ok(None) };
-        let mut newest = Vec::with_capacity(snapshot.ids.len());
-        for id in snapshot.ids {
-            let after_id = snapshot.state.sealed_through(id);
-            let unsealed = snapshot.head.series.get(&id).and_then(|u| u.newest(after_id));
-            let sample = match (unsealed, tails.get(&id)) {
+    ) -> Result<Option<Vec<(SeriesKey, RawSample)>>> {
+        let version = self.catch_up().await?.version;
+        if self.tails().of(version).is_none() {
+            self.ask_with_tails(filter).await?;
+        }
+        // Nothing but memory from here on, so that what one lock shows fits to the others.
+        let (dictionary, head, tails) = (self.dictionary(), self.head(), self.tails());
+        let Some(state) = tails.state().filter(|state| state.version >= version) else {
+            return Ok(None);
+        };
+        let mut newest = Vec::new();
+        for (key, id) in dictionary.chosen(filter) {
+            let after_id = state.sealed_through(id);
+            if head.trimmed_through(id) > after_id {
+                return Ok(None);
+            }
+            let unsealed = head.unsealed(id).and_then(|unsealed| unsealed.newest(after_id));
+            let sample = match (unsealed, tails.get(id)) {
                 (None, None) => continue,
                 (Some(sample), None) => sample,
                 (Some(sample), Some(tail)) if sample.ms >= tail.newest_ms => sample,
@@ -180,7 +189,7 @@ impl Store {
                     RawSample { ms: tail.newest_ms, value: tail.last, metadata: None }
                 }
             };
-            newest.push((id, sample));
+            newest.push((key.clone(), sample));
         }
         Ok(Some(newest))
     }
@@ -210,7 +219,7 @@ impl Store {
         }
         let mut snapshot = self.ask(filter, Blocks::Totals).await?;
         let tails = std::mem::take(&mut snapshot.tails);
-        self.tails_mut().load(snapshot.state.version, tails);
+        self.tails_mut().load(snapshot.state, tails);
         Ok(snapshot)
     }
 

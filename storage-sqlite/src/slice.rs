@@ -2,10 +2,13 @@
 //! become one answer. Pure computation; nothing here reads the database.
 
 use std::cmp::Ordering;
+use std::ops::Range;
 
+use storage_core::metrics::time::window_start_ms;
 use storage_core::metrics::{Accumulator, Window, WindowBuilder};
 use storage_core::{MetricAggregation, Result, TimeRange};
 
+use crate::codec::times::Times;
 use crate::codec::{RawSample, block, corrupt};
 
 /// A row of the table `blocks`, with its payload where it was asked for.
@@ -33,6 +36,8 @@ pub(crate) struct Slice {
 /// A stretch of a slice, for aggregates.
 enum Piece<'a> {
     Sample(i64, f64),
+    /// The samples of a part of a block.
+    Run(&'a Times, Range<usize>, &'a [f64]),
     Block(&'a BlockRow),
 }
 
@@ -68,6 +73,7 @@ impl Slice {
         let mut accumulator = Accumulator::default();
         self.visit(|piece| match piece {
             Piece::Sample(_, value) => accumulator.push(value),
+            Piece::Run(_, part, values) => accumulator.push_all(&values[part]),
             Piece::Block(block) => accumulator.push_aggregation(&block.summary),
         })?;
         Ok(accumulator.finish())
@@ -78,6 +84,9 @@ impl Slice {
         let mut builder = WindowBuilder::new(width_ms);
         self.visit(|piece| match piece {
             Piece::Sample(ms, value) => builder.push(ms, value),
+            Piece::Run(times, part, values) => {
+                push_run(&mut builder, width_ms, times, part, values);
+            }
             Piece::Block(block) => builder.push_aggregation(block.start_ms, &block.summary),
         })?;
         Ok(builder.finish())
@@ -117,7 +126,7 @@ impl Slice {
             let unsealed = self.unsealed_between(block);
             if !unsealed.is_empty() {
                 let (times, _) = block::decode_values(payload_of(block)?)?;
-                let is_sealed = |sample: &&RawSample| times.binary_search(&sample.ms).is_ok();
+                let is_sealed = |sample: &&RawSample| times.contains(sample.ms);
                 replaced += unsealed.iter().filter(is_sealed).count() as u64;
             }
         }
@@ -149,12 +158,16 @@ impl Slice {
         take: &mut impl FnMut(Piece<'_>),
     ) -> Result<()> {
         let (times, values) = block::decode_values(payload_of(block)?)?;
-        let from = times.partition_point(|ms| *ms < self.range.start_ms());
-        let to = times.partition_point(|ms| *ms < self.range.end_ms());
-        for (ms, value) in times[from..to].iter().zip(&values[from..to]) {
+        let part = times.before(self.range.start_ms())..times.before(self.range.end_ms());
+        if newer.is_empty() {
+            take(Piece::Run(&times, part, &values));
+            return Ok(());
+        }
+        for index in part {
+            let ms = times.at(index);
             let mut replaced = false;
             while let Some((first, rest)) = newer.split_first() {
-                match first.ms.cmp(ms) {
+                match first.ms.cmp(&ms) {
                     Ordering::Greater => break,
                     order => replaced = order == Ordering::Equal,
                 }
@@ -162,7 +175,7 @@ impl Slice {
                 newer = rest;
             }
             if !replaced {
-                take(Piece::Sample(*ms, *value));
+                take(Piece::Sample(ms, values[index]));
             }
         }
         newer.iter().for_each(|sample| take(sample.into()));
@@ -177,6 +190,23 @@ impl Slice {
 
     fn holds(&self, ms: i64) -> bool {
         (self.range.start_ms()..self.range.end_ms()).contains(&ms)
+    }
+}
+
+/// Adds a part of a block to the windows that it lies in.
+fn push_run(
+    builder: &mut WindowBuilder,
+    width_ms: i64,
+    times: &Times,
+    mut part: Range<usize>,
+    values: &[f64],
+) {
+    while !part.is_empty() {
+        let ms = times.at(part.start);
+        let next_ms = window_start_ms(ms, width_ms).saturating_add(width_ms);
+        let to = times.before(next_ms).clamp(part.start + 1, part.end);
+        builder.push_all(ms, &values[part.start..to]);
+        part.start = to;
     }
 }
 

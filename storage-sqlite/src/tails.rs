@@ -21,23 +21,35 @@ pub(crate) struct Tail {
     pub(crate) has_metadata: bool,
 }
 
-/// The tails of all series, as of one version of the blocks.
+/// The tails of all series, as of one state of the blocks.
 #[derive(Debug, Default)]
 pub(crate) struct Tails {
-    version: Option<i64>,
+    state: Option<State>,
     by_series: FxHashMap<i64, Tail>,
 }
 
 impl Tails {
-    /// Takes what was read of a version.
-    pub(crate) fn load(&mut self, version: i64, tails: impl IntoIterator<Item = (i64, Tail)>) {
-        self.version = Some(version);
-        self.by_series = tails.into_iter().collect();
+    /// Takes what was read of a state, unless a later one is here already.
+    pub(crate) fn load(&mut self, state: State, tails: impl IntoIterator<Item = (i64, Tail)>) {
+        if self.state.is_none_or(|known| known.version < state.version) {
+            self.state = Some(state);
+            self.by_series = tails.into_iter().collect();
+        }
     }
 
     /// Returns the tails, if they are those of `version`.
     pub(crate) fn of(&self, version: i64) -> Option<&FxHashMap<i64, Tail>> {
-        (self.version == Some(version)).then_some(&self.by_series)
+        self.state.is_some_and(|state| state.version == version).then_some(&self.by_series)
+    }
+
+    /// The state that the tails are those of, once there is one.
+    pub(crate) fn state(&self) -> Option<State> {
+        self.state
+    }
+
+    /// The tail of a series that has blocks.
+    pub(crate) fn get(&self, series_id: i64) -> Option<&Tail> {
+        self.by_series.get(&series_id)
     }
 
     /// Follows a step of a seal, which moves samples into blocks and never takes any out.
@@ -48,10 +60,10 @@ impl Tails {
         dropped: &[OldBlock],
         made: &[NewBlock],
     ) {
-        if self.version != Some(before.version) {
+        if self.state.is_none_or(|state| state.version != before.version) {
             return;
         }
-        self.version = Some(after.version);
+        self.state = Some(after);
         for old in dropped {
             if let Some(tail) = self.by_series.get_mut(&old.series_id) {
                 tail.count -= old.count as u64;
@@ -97,7 +109,7 @@ mod tests {
     fn tails_follow_seals_and_know_when_they_are_stale() {
         let mut tails = Tails::default();
         assert!(tails.of(0).is_none());
-        tails.load(0, []);
+        tails.load(state(0), []);
         tails.follow(state(0), state(1), &[], &[block(10..20)]);
         let old = OldBlock { series_id: 1, start_ms: 10, end_ms: 19, count: 10, payload_id: 1 };
         tails.follow(state(1), state(2), &[old], &[block(10..25), block(5..8)]);
@@ -105,5 +117,7 @@ mod tests {
         assert_eq!((tail.count, tail.oldest_ms, tail.newest_ms, tail.last), (18, 5, 24, 24.0));
         tails.follow(state(7), state(8), &[], &[block(90..99)]);
         assert!(tails.of(8).is_none() && tails.of(2).is_some());
+        tails.load(state(1), []);
+        assert!(tails.of(2).is_some_and(|tails| tails.len() == 1), "read before, loaded after");
     }
 }

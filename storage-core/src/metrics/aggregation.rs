@@ -86,6 +86,38 @@ impl Accumulator {
         self.last = value;
     }
 
+    /// Adds samples that are later than all before, in order of time.
+    ///
+    /// Several times as fast as [`push`](Self::push) one by one, which depend on each other.
+    pub fn push_all(&mut self, values: &[f64]) {
+        let (lanes, rest) = values.as_chunks::<LANES>();
+        let [Some(first), Some(last)] = [lanes.first(), lanes.last()] else {
+            return rest.iter().for_each(|value| self.push(*value));
+        };
+        let (mut min, mut max) = (*first, *first);
+        for lane in lanes {
+            for index in 0..LANES {
+                min[index] = if lane[index] < min[index] { lane[index] } else { min[index] };
+                max[index] = if lane[index] > max[index] { lane[index] } else { max[index] };
+            }
+        }
+        let (min, max) =
+            (min.into_iter().fold(min[0], f64::min), max.into_iter().fold(max[0], f64::max));
+        if self.count == 0 {
+            (self.min, self.max, self.first) = (min, max, first[0]);
+        }
+        self.count += (lanes.len() * LANES) as u64;
+        self.min = self.min.min(min);
+        self.max = self.max.max(max);
+        self.last = last[LANES - 1];
+        if min > -HUGE && max < HUGE {
+            self.sum.add_lanes(lanes);
+        } else {
+            lanes.as_flattened().iter().for_each(|value| self.sum.add(*value));
+        }
+        rest.iter().for_each(|value| self.push(*value));
+    }
+
     /// Adds the aggregate of samples that are all later than those before.
     ///
     /// An aggregate whose sum is infinite has lost what it would take to be added exactly: push
@@ -173,6 +205,14 @@ impl WindowBuilder {
         self.open.push(value);
     }
 
+    /// Adds samples in order of time, later than all before, that lie in the window of `ms`.
+    pub fn push_all(&mut self, ms: i64, values: &[f64]) {
+        if !values.is_empty() {
+            self.turn_to(ms);
+            self.open.push_all(values);
+        }
+    }
+
     /// Adds the aggregate of samples that are later than all before and lie in the window of `ms`.
     pub fn push_aggregation(&mut self, ms: i64, later: &MetricAggregation) {
         self.turn_to(ms);
@@ -205,6 +245,9 @@ impl WindowBuilder {
     }
 }
 
+/// So many values are added at once: independent sums keep the processor busy.
+const LANES: usize = 8;
+
 /// From here on values are summed apart, scaled down, so that no partial sum overflows.
 const HUGE: f64 = f64::from_bits((1023 + 960) << 52); // 2^960
 const SCALE: f64 = f64::from_bits((1023 - 128) << 52); // 2^-128
@@ -223,6 +266,22 @@ impl Sum {
             add_exactly(&mut self.normal, value);
         } else {
             add_exactly(&mut self.huge_scaled, value * SCALE);
+        }
+    }
+
+    /// Adds values that are all below [`HUGE`].
+    fn add_lanes(&mut self, lanes: &[[f64; LANES]]) {
+        let (mut sums, mut lost) = ([0.0; LANES], [0.0; LANES]);
+        for lane in lanes {
+            for index in 0..LANES {
+                let mut sum = (sums[index], lost[index]);
+                add_exactly(&mut sum, lane[index]);
+                (sums[index], lost[index]) = sum;
+            }
+        }
+        for index in 0..LANES {
+            self.add(sums[index]);
+            self.normal.1 += lost[index];
         }
     }
 
@@ -277,6 +336,37 @@ mod tests {
         assert_eq!(sum_of(&[-f64::MAX, -f64::MAX]), f64::NEG_INFINITY);
         assert_eq!(sum_of(&[f64::MAX, 1.5, -f64::MAX]), 1.5);
         assert_eq!(sum_of(&[5e-324, 5e-324]), 1e-323);
+    }
+
+    #[test]
+    fn many_at_once_are_as_one_by_one() {
+        let mut random = 1u64;
+        let mut next = || {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            f64::from((random >> 40) as i32) * 0.1 - 500_000.0
+        };
+        for length in (0..40).chain([1000, 4096]) {
+            let mut values: Vec<f64> = (0..length).map(|_| next()).collect();
+            for huge in [None, Some(f64::MAX)] {
+                if let (Some(huge), Some(value)) = (huge, values.get_mut(3)) {
+                    *value = huge;
+                }
+                let (mut at_once, mut one_by_one) =
+                    (Accumulator::default(), Accumulator::default());
+                at_once.push(7.5);
+                one_by_one.push(7.5);
+                at_once.push_all(&values);
+                values.iter().for_each(|value| one_by_one.push(*value));
+                assert_eq!(at_once.finish(), one_by_one.finish(), "{length} values");
+            }
+        }
+        let mut builder = WindowBuilder::new(10);
+        builder.push_all(25, &[1.0, 2.0]);
+        builder.push_all(31, &[]);
+        builder.push_all(39, &[4.0]);
+        let windows = builder.finish();
+        let of = |window: &Window| (window.start.timestamp_millis(), window.aggregation.count);
+        assert_eq!(windows.iter().map(of).collect::<Vec<_>>(), [(20, 2), (30, 1)]);
     }
 
     #[test]

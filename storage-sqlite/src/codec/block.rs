@@ -1,20 +1,20 @@
 //! The format of sealed blocks: the samples of one series over a stretch of time, as small as
 //! they get.
 //!
-//! Times are a start and a step where they are regular, else compressed by pco like the values.
-//! Metadata is one zstd column at the end that costs nothing when absent. A CRC-32 ends the block.
+//! A column of times, a column of values, see [`times`](super::times) and
+//! [`values`](super::values). Metadata is one zstd column at the end that costs nothing when absent.
+//! A CRC-32 ends the block.
 
 use std::sync::Arc;
 
-use pco::ChunkConfig;
-use storage_core::{Error, metrics::time::is_sample_ms};
+use storage_core::Error;
 
-use super::varint::{Reader, put_i64, put_u64};
+use super::times::{Times, put_times, take_times};
+use super::values::{put_values, take_values};
+use super::varint::{Reader, put_u64};
 use super::{RawSample, append_crc, corrupt, strip_crc};
 
-const VERSION: u8 = 1;
-const TIMES_REGULAR: u8 = 0;
-const TIMES_PCO: u8 = 1;
+const VERSION: u8 = 2;
 const ZSTD_LEVEL: i32 = 3;
 
 /// The most samples that a block may hold; also what a reader accepts.
@@ -31,7 +31,7 @@ pub(crate) fn encode(samples: &[RawSample]) -> Result<Vec<u8>, Error> {
     let mut bytes = vec![VERSION];
     put_u64(&mut bytes, samples.len() as u64);
     put_times(&mut bytes, &times)?;
-    put_pco(&mut bytes, &values)?;
+    put_values(&mut bytes, &values)?;
     put_metadata(&mut bytes, samples)?;
     append_crc(&mut bytes);
     Ok(bytes)
@@ -43,20 +43,21 @@ pub(crate) fn encode(samples: &[RawSample]) -> Result<Vec<u8>, Error> {
 /// `Corrupt` if the checksum or anything inside is wrong.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<RawSample>, Error> {
     let (times, values, mut reader) = decode_columns(bytes)?;
-    let pairs = times.into_iter().zip(values);
-    let mut samples: Vec<_> =
-        pairs.map(|(ms, value)| RawSample { ms, value, metadata: None }).collect();
+    let pairs = values.into_iter().enumerate();
+    let mut samples: Vec<_> = pairs
+        .map(|(index, value)| RawSample { ms: times.at(index), value, metadata: None })
+        .collect();
     take_metadata(&mut reader, &mut samples)?;
     Ok(samples)
 }
 
 /// Returns the times and values of a block, without its metadata: enough for aggregates.
-pub(crate) fn decode_values(bytes: &[u8]) -> Result<(Vec<i64>, Vec<f64>), Error> {
+pub(crate) fn decode_values(bytes: &[u8]) -> Result<(Times, Vec<f64>), Error> {
     let (times, values, _) = decode_columns(bytes)?;
     Ok((times, values))
 }
 
-fn decode_columns(bytes: &[u8]) -> Result<(Vec<i64>, Vec<f64>, Reader<'_>), Error> {
+fn decode_columns(bytes: &[u8]) -> Result<(Times, Vec<f64>, Reader<'_>), Error> {
     let mut reader = Reader(strip_crc(bytes)?);
     if reader.u8()? != VERSION {
         return Err(corrupt("the block has an unknown version"));
@@ -66,67 +67,8 @@ fn decode_columns(bytes: &[u8]) -> Result<(Vec<i64>, Vec<f64>, Reader<'_>), Erro
         return Err(corrupt("the block holds an impossible number of samples"));
     }
     let times = take_times(&mut reader, count)?;
-    if !times.is_sorted_by(|a, b| a < b)
-        || !is_sample_ms(times[0])
-        || !is_sample_ms(times[count - 1])
-    {
-        return Err(corrupt("the times are out of order or of bounds"));
-    }
-    let values: Vec<f64> = take_pco(&mut reader, count)?;
-    if !values.iter().all(|value| value.is_finite()) {
-        return Err(corrupt("a value is not finite"));
-    }
+    let values = take_values(&mut reader, count)?;
     Ok((times, values, reader))
-}
-
-fn put_times(bytes: &mut Vec<u8>, times: &[i64]) -> Result<(), Error> {
-    let start = times.first().copied().unwrap_or_default();
-    let step = times.get(1).map_or(1, |second| second - start);
-    let regular = times.iter().zip(0..).all(|(ms, index)| *ms == start + step * index);
-    if !regular {
-        bytes.push(TIMES_PCO);
-        return put_pco(bytes, times);
-    }
-    bytes.push(TIMES_REGULAR);
-    put_i64(bytes, start);
-    put_i64(bytes, step);
-    Ok(())
-}
-
-fn take_times(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, Error> {
-    match reader.u8()? {
-        TIMES_PCO => take_pco(reader, count),
-        TIMES_REGULAR => {
-            let (start, step) = (reader.i64()?, reader.i64()?);
-            let at = |index: i64| start.checked_add(step.checked_mul(index)?);
-            let times = (0..count as i64).map(at).collect::<Option<_>>();
-            times.ok_or_else(|| corrupt("the times are out of bounds"))
-        }
-        _ => Err(corrupt("the times have an unknown encoding")),
-    }
-}
-
-fn put_pco<T: pco::data_types::Number>(bytes: &mut Vec<u8>, numbers: &[T]) -> Result<(), Error> {
-    let packed = pco::standalone::simple_compress(numbers, &ChunkConfig::default())
-        .map_err(|error| internal("cannot compress a block", error))?;
-    put_u64(bytes, packed.len() as u64);
-    bytes.extend_from_slice(&packed);
-    Ok(())
-}
-
-fn take_pco<T: pco::data_types::Number + Default>(
-    reader: &mut Reader<'_>,
-    count: usize,
-) -> Result<Vec<T>, Error> {
-    let length = reader.count()?;
-    let packed = reader.bytes(length)?;
-    let mut numbers = vec![T::default(); count];
-    let progress = pco::standalone::simple_decompress_into(packed, &mut numbers)
-        .map_err(|error| corrupt("a column does not decompress").with_source(error))?;
-    if progress.n_processed != count || !progress.finished {
-        return Err(corrupt("a column has the wrong length"));
-    }
-    Ok(numbers)
 }
 
 fn put_metadata(bytes: &mut Vec<u8>, samples: &[RawSample]) -> Result<(), Error> {

@@ -5,6 +5,9 @@
 
 pub(crate) mod block;
 pub(crate) mod frame;
+mod pack;
+pub(crate) mod times;
+mod values;
 mod varint;
 
 use std::sync::Arc;
