@@ -126,25 +126,16 @@ async fn max_over_hosts(
     range: TimeRange,
     width: Duration,
 ) -> Result<Vec<Row>> {
+    let filter = SeriesFilter {
+        server_id: Matcher::any_of(&draw.hosts)?,
+        metric_type: Matcher::any_of(fields)?,
+    };
     let mut rows: Vec<Row> = Vec::new();
-    for host in &draw.hosts {
-        let filter = SeriesFilter { server_id: Matcher::exact(host)?, metric_type: field(fields)? };
-        for found in store.windows(&filter, range, width).await? {
-            let metric = found.series.metric_type;
-            if fields.contains(&metric.as_str()) {
-                rows.extend(rows_of(&metric, &found.windows, |aggregation| aggregation.max));
-            }
-        }
+    for found in store.windows(&filter, range, width).await? {
+        let name = &found.series.metric_type;
+        rows.extend(rows_of(name, &found.windows, |aggregation| aggregation.max));
     }
     Ok(merged(rows, f64::max))
-}
-
-/// One field by its name; several by a glob, of which the caller picks.
-fn field(fields: &[&str]) -> Result<Matcher> {
-    match fields {
-        [only] => Matcher::exact(only),
-        _ => Ok(Matcher::any()),
-    }
 }
 
 async fn double_groupby(
@@ -153,7 +144,7 @@ async fn double_groupby(
     range: TimeRange,
 ) -> Result<Vec<Row>> {
     let fields = &FIELDS[..fields];
-    let filter = SeriesFilter { server_id: Matcher::any(), metric_type: field(fields)? };
+    let filter = SeriesFilter { server_id: Matcher::any(), metric_type: Matcher::any_of(fields)? };
     let mut rows = Vec::new();
     for found in store.windows(&filter, range, HOUR).await? {
         let name = found.series.to_string();

@@ -52,7 +52,7 @@ const INLINE_BLOCKS_MAX: usize = 16;
 /// ```
 #[derive(Debug)]
 pub struct SqliteBackend {
-    store: Arc<Store>,
+    pub(crate) store: Arc<Store>,
     committer: Committer,
 }
 

@@ -62,7 +62,7 @@ impl SqliteOptions {
             create: true,
             read_only: false,
             immutable: false,
-            seal_samples: 1_000_000,
+            seal_samples: 2_000_000,
             seal_after: Duration::from_secs(600),
         }
     }
@@ -125,8 +125,8 @@ impl SqliteOptions {
         self
     }
 
-    /// How many samples may wait unsealed before they are sealed, 1 to 16 million. Default: a
-    /// million, some 40 MB of memory; fewer are enough where there are fewer series.
+    /// How many samples may wait unsealed before they are sealed, 1 to 16 million. Default: two
+    /// million, some 50 MB of memory; fewer are enough where there are fewer series.
     #[must_use]
     pub fn seal_samples(mut self, seal_samples: usize) -> Self {
         self.seal_samples = seal_samples.clamp(1, 16_000_000);

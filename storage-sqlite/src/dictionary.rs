@@ -55,12 +55,19 @@ impl Dictionary {
         &'a self,
         filter: &'a SeriesFilter,
     ) -> impl Iterator<Item = (&'a SeriesKey, i64)> {
-        let server = filter.server_id.as_exact();
-        let first = SeriesKey::new(server.unwrap_or_default(), "");
-        let from = self.in_order.range::<SeriesKey, _>(&first..);
-        let near = from.map(|(key, id)| (key.as_ref(), *id));
-        let near = near.take_while(move |(key, _)| server.is_none_or(|s| s == key.server_id));
-        near.filter(|(key, _)| filter.matches_key(key))
+        // Servers that are named are looked up; any other filter is tried on every series.
+        let named = filter.server_id.names().map(|names| names.iter().map(String::as_str));
+        let of_named = named.into_iter().flatten().flat_map(|name| self.of_server(name));
+        let all = filter.server_id.names().is_none().then(|| self.in_order.iter());
+        let all = all.into_iter().flatten().map(|(key, id)| (key.as_ref(), *id));
+        of_named.chain(all).filter(|(key, _)| filter.matches_key(key))
+    }
+
+    fn of_server(&self, server_id: &str) -> impl Iterator<Item = (&SeriesKey, i64)> {
+        let from = self.in_order.range::<SeriesKey, _>(&SeriesKey::new(server_id, "")..);
+        let from = from.map(|(key, id)| (key.as_ref(), *id));
+        let server_id = server_id.to_owned();
+        from.take_while(move |(key, _)| key.server_id == server_id)
     }
 }
 

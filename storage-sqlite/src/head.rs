@@ -4,7 +4,6 @@
 //! order. A question takes its view of the head *before* it reads the database: then whatever
 //! was sealed in between is in the blocks that it reads, and nothing is missing or doubled.
 
-use std::collections::hash_map::Entry as MapEntry;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -42,6 +41,8 @@ pub(crate) struct Unsealed {
     metadata: Vec<(usize, Arc<str>)>,
     /// Whether times rise strictly, as they mostly do.
     in_order: bool,
+    /// The last seal that took samples out. Their memory is kept for what comes next.
+    trimmed_by: i64,
 }
 
 /// A sample without its metadata: there are millions of them.
@@ -76,7 +77,7 @@ impl Head {
         self.samples
     }
 
-    /// Number of series with unsealed samples.
+    /// Number of series that have unsealed samples, or had some a seal ago.
     pub(crate) fn series(&self) -> usize {
         self.series.len()
     }
@@ -111,6 +112,8 @@ impl Head {
         self.applied_id = self.applied_id.max(sealed_id);
         self.trimming = None;
         self.drop_sealed(&self.ids(), sealed_id);
+        let is_idle = |u: &Unsealed| u.samples.is_empty() && u.trimmed_by < sealed_id;
+        self.series.retain(|_, unsealed| !is_idle(unsealed));
         self.since = (self.samples > 0).then(Instant::now);
     }
 
@@ -123,11 +126,11 @@ impl Head {
 
     fn drop_sealed(&mut self, ids: &[i64], sealed_id: i64) {
         for id in ids {
-            let MapEntry::Occupied(mut unsealed) = self.series.entry(*id) else { continue };
-            self.samples -= unsealed.get().weight_up_to(sealed_id);
-            match unsealed.get().after(sealed_id) {
-                Some(rest) => drop(unsealed.insert(Arc::new(rest))),
-                None => drop(unsealed.remove()),
+            if let Some(unsealed) = self.series.get_mut(id) {
+                self.samples -= unsealed.weight_up_to(sealed_id);
+                if unsealed.up_to(sealed_id) > 0 {
+                    Arc::make_mut(unsealed).drop_up_to(sealed_id);
+                }
             }
         }
     }
@@ -140,7 +143,8 @@ impl Head {
 
     /// Returns the series that have unsealed samples, by id.
     pub(crate) fn ids(&self) -> Vec<i64> {
-        let mut ids: Vec<i64> = self.series.keys().copied().collect();
+        let with = self.series.iter().filter(|(_, unsealed)| !unsealed.samples.is_empty());
+        let mut ids: Vec<i64> = with.map(|(id, _)| *id).collect();
         ids.sort_unstable();
         ids
     }
@@ -197,13 +201,13 @@ impl Unsealed {
         sealed + metadata.map(|(_, metadata)| weight(Some(metadata)) - 1).sum::<usize>()
     }
 
-    /// Returns what journal rows after `sealed_id` wrote, if they wrote anything.
-    fn after(&self, sealed_id: i64) -> Option<Self> {
-        let mut rest = Self::default();
-        for index in self.up_to(sealed_id)..self.samples.len() {
-            rest.push(self.samples[index].journal_id, self.at(index));
-        }
-        (!rest.samples.is_empty()).then_some(rest)
+    fn drop_up_to(&mut self, sealed_id: i64) {
+        let sealed = self.up_to(sealed_id);
+        self.samples.drain(..sealed);
+        self.metadata.retain(|(index, _)| *index >= sealed);
+        self.metadata.iter_mut().for_each(|(index, _)| *index -= sealed);
+        self.in_order = self.samples.is_sorted_by(|a, b| a.ms < b.ms);
+        self.trimmed_by = sealed_id;
     }
 
     /// Returns number and extent of the samples that journal rows after `after_id` wrote.

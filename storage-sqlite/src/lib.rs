@@ -17,7 +17,7 @@
 //! `src/sql/schema.sql`, the bytes inside them in `codec`.
 //!
 //! # Limits
-//! Names, metadata and times as the contract has them. The decoded unsealed samples take about 40
+//! Names, metadata and times as the contract has them. The decoded unsealed samples take about 24
 //! bytes each, at most `seal_samples` of them in the usual course.
 
 mod backend;

@@ -89,7 +89,7 @@ impl Store {
     pub(crate) async fn seal(&self) -> Result<()> {
         let _alone = self.sealing.lock().await;
         for _ in 0..ATTEMPTS_MAX {
-            let state = self.catch_up().await?;
+            let state = self.catch_up_tails().await?;
             let up_to = self.head().applied_id();
             let (target, next) = if state.sealing_id > state.sealed_id {
                 (state.sealing_id, state.sealing_next)
@@ -118,6 +118,8 @@ impl Store {
         ids.retain(|id| *id >= next);
         let mut rest = ids.as_slice();
         while !rest.is_empty() {
+            #[cfg(test)]
+            tests::pass_gate(self).await;
             // Of the head as it is now: were it held for long, writers would have to copy it.
             let (step, taken) = take_step(&self.head(), &state, target, rest);
             let (done, left) = rest.split_at(taken);
@@ -609,3 +611,6 @@ pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
         .with_outcome(Outcome::Unknown)
         .with_source(error)
 }
+
+#[cfg(test)]
+mod tests;

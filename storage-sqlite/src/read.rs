@@ -4,6 +4,7 @@
 //! view of the head is taken, then the statement runs, see `head`.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
@@ -12,7 +13,7 @@ use sqlx::sqlite::{SqliteArguments, SqliteRow};
 use storage_core::metrics::Accumulator;
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    Error, ErrorKind, MetricAggregation, Result, SeriesFilter, SeriesKey, TimeRange,
+    Error, ErrorKind, Matcher, MetricAggregation, Result, SeriesFilter, SeriesKey, TimeRange,
 };
 
 use crate::codec::frame::{self, Entry};
@@ -33,6 +34,10 @@ const TOTALS: &str = concat!(include_str!("sql/snapshot.sql"), include_str!("sql
 
 /// How often a question is asked again because the store changed under it, before it gives up.
 const ATTEMPTS_MAX: usize = 1000;
+
+/// How long a question waits for the tails to follow a seal of this handle.
+const TAILS_LOOK_INTERVAL: Duration = Duration::from_millis(1);
+const TAILS_LOOKS_MAX: usize = 50;
 
 /// The row of the table `state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +170,7 @@ impl Store {
         filter: &SeriesFilter,
     ) -> Result<Option<Vec<(SeriesKey, RawSample)>>> {
         let version = self.catch_up().await?.version;
-        if self.tails().of(version).is_none() {
+        if !self.wait_for_tails(version).await {
             self.ask_with_tails(filter).await?;
         }
         // Nothing but memory from here on, so that what one lock shows fits to the others.
@@ -211,16 +216,45 @@ impl Store {
         Err(Error::new(ErrorKind::Busy, "the store changed faster than it could be counted"))
     }
 
+    /// Waits a moment for the tails of `version`: an own seal carries them along right after it has
+    /// committed. Returns whether they are there.
+    async fn wait_for_tails(&self, version: i64) -> bool {
+        let is_there = || self.tails().state().is_some_and(|state| state.version >= version);
+        for _ in 0..TAILS_LOOKS_MAX {
+            if is_there() || self.sealing.try_lock().is_ok() {
+                break;
+            }
+            tokio::time::sleep(TAILS_LOOK_INTERVAL).await;
+        }
+        is_there()
+    }
+
     /// Takes a snapshot without blocks, with the tails in step if nobody changes blocks just now.
     async fn ask_with_tails(&self, filter: &SeriesFilter) -> Result<Snapshot> {
         let snapshot = self.ask(filter, Blocks::Unsealed).await?;
         if self.tails().of(snapshot.state.version).is_some() {
             return Ok(snapshot);
         }
+        self.load_tails(filter).await
+    }
+
+    /// Takes a snapshot of all tails, whatever the filter is.
+    async fn load_tails(&self, filter: &SeriesFilter) -> Result<Snapshot> {
         let mut snapshot = self.ask(filter, Blocks::Totals).await?;
         let tails = std::mem::take(&mut snapshot.tails);
         self.tails_mut().load(snapshot.state, tails);
         Ok(snapshot)
+    }
+
+    /// Brings the tails in step, so that they can follow what this handle does to the blocks.
+    pub(crate) async fn catch_up_tails(&self) -> Result<State> {
+        let state = self.catch_up().await?;
+        if self.tails().of(state.version).is_some() {
+            return Ok(state);
+        }
+        let nothing =
+            SeriesFilter { server_id: Matcher::any_of::<&str>([])?, ..Default::default() };
+        Ok(self.load_tails(&nothing).await?.state)
     }
 
     /// Subtracts from the totals what is counted twice: unsealed samples that replace sealed ones.

@@ -39,6 +39,9 @@ pub(crate) struct Store {
     log_bytes: AtomicU64,
     /// Where the tasks of the handle run, whoever calls it.
     pub(crate) runtime: Handle,
+    /// What each step of a seal waits for, in tests that slow it down.
+    #[cfg(test)]
+    pub(crate) seal_gate: std::sync::OnceLock<tokio::sync::Semaphore>,
 }
 
 /// How much is written to the log before it is copied into the database: what SQLite does too.
@@ -74,6 +77,8 @@ impl Store {
             upkeep_error: Mutex::default(),
             log_bytes: AtomicU64::new(0),
             runtime: Handle::current(),
+            #[cfg(test)]
+            seal_gate: std::sync::OnceLock::new(),
         })
     }
 

@@ -1,6 +1,8 @@
 //! Which series there are: `series` and its filters.
 
-use storage_core::{Matcher, SeriesFilter, SeriesInfo};
+use std::time::Duration;
+
+use storage_core::{Matcher, SeriesFilter, SeriesInfo, TimeRange};
 
 use crate::data::{METRIC, NOON, ODD_NAMES, SERVER, at, only, rec, rec_of};
 use crate::failure::{CaseResult, Failure};
@@ -19,6 +21,7 @@ cases! { "series":
     layouts both_names_must_match needs Series,
     layouts stars_match_any_run_of_characters needs Series,
     layouts an_exact_filter_takes_a_star_literally needs Series,
+    layouts any_of_some_names_chooses_each needs Series,
     layouts only_the_star_is_special needs Series,
     layouts filters_mind_the_case needs Series,
     layouts count_and_extent_of_each_series needs Series,
@@ -241,6 +244,27 @@ async fn an_exact_filter_takes_a_star_literally(ctx: &Ctx) -> CaseResult {
         ensure_eq!(listed(ctx, &filter).await?, owned(&[(server, METRIC)]), "exactly {server}");
     }
     ensure_chosen(ctx, ("a*b", "*"), &[("a*b", METRIC), ("ab", METRIC), ("axb", METRIC)]).await
+}
+
+/// `Matcher::any_of` matches each of its texts alone, also where they hold a star; none matches
+/// nothing.
+async fn any_of_some_names_chooses_each(ctx: &Ctx) -> CaseResult {
+    let names = ["a", "a*", "ab", "b", "b*", "c"];
+    let names = names.map(|server| [(server, METRIC), (server, "other")]).concat();
+    write_series(ctx, &names).await?;
+    let (one, two) = (Matcher::any_of(["c", "a*", "d", "c"])?, Matcher::any_of([METRIC, "x"])?);
+    let filter = SeriesFilter { server_id: one, metric_type: two };
+    let chosen = [("a*", METRIC), ("c", METRIC)];
+    ensure_eq!(listed(ctx, &filter).await?, owned(&chosen), "{filter:?}");
+    let windows = ctx.store().windows(&filter, TimeRange::all(), Duration::from_secs(60)).await?;
+    let found: Vec<_> = windows.iter().map(|found| found.series.server_id.as_str()).collect();
+    ensure_eq!(found, ["a*", "c"]);
+    let latest = ctx.store().latest(&filter, 1).await?;
+    let found: Vec<_> = latest.iter().map(|found| found.series.server_id.as_str()).collect();
+    ensure_eq!(found, ["a*", "c"]);
+    let none = SeriesFilter { server_id: Matcher::any_of::<&str>([])?, ..SeriesFilter::any() };
+    ensure_eq!(listed(ctx, &none).await?, owned(&[]), "no name at all");
+    Ok(())
 }
 
 /// In a glob every other character than the star stands for itself.

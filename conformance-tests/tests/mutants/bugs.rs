@@ -128,6 +128,7 @@ bugs! {
     FilterIgnoresMetric: "series::both_names_must_match",
     FilterQuestionMark: "series::only_the_star_is_special",
     FilterExactIsGlob: "series::an_exact_filter_takes_a_star_literally",
+    FilterFirstNameOnly: "series::any_of_some_names_chooses_each",
     FilterStarNeedsOne: "series::stars_match_any_run_of_characters",
     // Latest.
     LatestOldestFirst: "latest::newest_first",

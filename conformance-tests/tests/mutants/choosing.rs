@@ -11,8 +11,8 @@ use storage_core::metrics::backend::{SCAN_BATCH_SAMPLES_MAX, ScanStream};
 use storage_core::metrics::time::{floor_ms, from_ms, width_ms, window_start_ms};
 use storage_core::metrics::{SeriesWindows, Window};
 use storage_core::{
-    Error, MetricRecord, Result, Sample, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples,
-    StorageBackend, TimeRange,
+    Error, Matcher, MetricRecord, Result, Sample, SeriesFilter, SeriesInfo, SeriesKey,
+    SeriesSamples, StorageBackend, TimeRange,
 };
 
 use super::broken::Broken;
@@ -98,6 +98,14 @@ impl Broken {
             Bug::FilterIgnoresMetric => filter.server_id.matches(&key.server_id),
             Bug::FilterQuestionMark => by(&|text, name| wild(text, name, true, 0)),
             Bug::FilterExactIsGlob => by(&|text, name| wild(text, name, false, 0)),
+            Bug::FilterFirstNameOnly => {
+                let first = |matcher: &Matcher, name: &str| match matcher.names() {
+                    Some(names) => names.first().is_some_and(|first| first == name),
+                    None => matcher.matches(name),
+                };
+                first(&filter.server_id, &key.server_id)
+                    && first(&filter.metric_type, &key.metric_type)
+            }
             Bug::FilterStarNeedsOne => by(&|text, name| wild(text, name, false, 1)),
             _ => filter.matches_key(key),
         }

@@ -67,8 +67,8 @@ impl SeriesFilter {
     }
 }
 
-/// Matches a name: any, an exact text, or a glob in which `*` stands for any run of characters,
-/// none included, and every other character for itself, case included.
+/// Matches a name: any, one of some exact texts, or a glob in which `*` stands for any run of
+/// characters, none included, and every other character for itself, case included.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct Matcher(Pattern);
 
@@ -76,7 +76,8 @@ pub struct Matcher(Pattern);
 enum Pattern {
     #[default]
     Any,
-    Exact(String),
+    /// In order, each once.
+    Names(Vec<String>),
     Glob(String),
 }
 
@@ -91,8 +92,30 @@ impl Matcher {
     /// # Errors
     /// `InvalidArgument` if `text` is empty, longer than 512 bytes or holds a NUL: no name does.
     pub fn exact(text: &str) -> Result<Self> {
-        check(text)?;
-        Ok(Self(Pattern::Exact(text.to_owned())))
+        Self::any_of([text])
+    }
+
+    /// Matches each of `texts` alone, also where they hold a `*`. None matches nothing.
+    ///
+    /// ```
+    /// use storage_core::Matcher;
+    ///
+    /// let matcher = Matcher::any_of(["cpu", "mem"])?;
+    /// assert!(matcher.matches("mem") && !matcher.matches("disk"));
+    /// # Ok::<(), storage_core::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` as for [`exact`](Self::exact), if it holds for any of them.
+    pub fn any_of<T: AsRef<str>>(texts: impl IntoIterator<Item = T>) -> Result<Self> {
+        let mut names = Vec::new();
+        for text in texts {
+            check(text.as_ref())?;
+            names.push(text.as_ref().to_owned());
+        }
+        names.sort_unstable();
+        names.dedup();
+        Ok(Self(Pattern::Names(names)))
     }
 
     /// Matches by glob if `text` holds a `*`, else by exact text.
@@ -104,7 +127,7 @@ impl Matcher {
         Ok(Self(match text {
             "*" => Pattern::Any,
             glob if glob.contains('*') => Pattern::Glob(glob.to_owned()),
-            exact => Pattern::Exact(exact.to_owned()),
+            exact => Pattern::Names(vec![exact.to_owned()]),
         }))
     }
 
@@ -112,15 +135,23 @@ impl Matcher {
     pub fn matches(&self, name: &str) -> bool {
         match &self.0 {
             Pattern::Any => true,
-            Pattern::Exact(text) => text == name,
+            Pattern::Names(names) => names.binary_search_by(|text| text.as_str().cmp(name)).is_ok(),
             Pattern::Glob(glob) => glob_matches(glob, name),
         }
     }
 
     /// Returns the only name that matches, if there is only one.
     pub fn as_exact(&self) -> Option<&str> {
+        match self.names()? {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
+    /// Returns the names that match, in order, each once, if they were given exactly.
+    pub fn names(&self) -> Option<&[String]> {
         match &self.0 {
-            Pattern::Exact(text) => Some(text),
+            Pattern::Names(names) => Some(names),
             Pattern::Any | Pattern::Glob(_) => None,
         }
     }
@@ -129,7 +160,7 @@ impl Matcher {
     pub fn literal_prefix(&self) -> &str {
         match &self.0 {
             Pattern::Any => "",
-            Pattern::Exact(text) => text,
+            Pattern::Names(_) => self.as_exact().unwrap_or_default(),
             Pattern::Glob(glob) => glob.split('*').next().unwrap_or_default(),
         }
     }
@@ -139,7 +170,8 @@ impl fmt::Display for Matcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Pattern::Any => f.write_str("*"),
-            Pattern::Exact(text) | Pattern::Glob(text) => f.write_str(text),
+            Pattern::Names(names) => f.write_str(&names.join(" or ")),
+            Pattern::Glob(text) => f.write_str(text),
         }
     }
 }
@@ -207,6 +239,17 @@ mod tests {
     fn exact_takes_a_star_literally() {
         let star = Matcher::exact("a*").unwrap();
         assert!(star.matches("a*") && !star.matches("ab"));
+    }
+
+    #[test]
+    fn any_of_takes_each_name_once() {
+        let matcher = Matcher::any_of(["b", "a*", "b"]).unwrap();
+        assert_eq!(matcher.names().unwrap(), ["a*", "b"]);
+        assert_eq!((matcher.as_exact(), matcher.literal_prefix()), (None, ""));
+        assert!(matcher.matches("a*") && matcher.matches("b") && !matcher.matches("ab"));
+        assert_eq!(matcher.to_string(), "a* or b");
+        assert!(!Matcher::any_of::<&str>([]).unwrap().matches("a"));
+        assert!(Matcher::any_of(["a", ""]).is_err());
     }
 
     #[test]
