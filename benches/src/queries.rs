@@ -94,6 +94,16 @@ impl Draw {
         Self { hosts: chosen.iter().map(|host| format!("host_{host}")).collect(), start }
     }
 
+    /// The hosts that the question is about; none if it is about all.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// The time that the question starts at; that of groupby-orderby-limit ends there.
+    pub fn start(&self) -> DateTime<Utc> {
+        self.start
+    }
+
     fn hours(&self, hours: i64) -> Result<TimeRange> {
         TimeRange::new(self.start, self.start + chrono::Duration::hours(hours))
     }
@@ -218,4 +228,16 @@ fn merged(mut rows: Vec<Row>, join: impl Fn(f64, f64) -> f64) -> Vec<Row> {
         }
     }
     merged
+}
+
+/// Says how an answer differs from what is expected. `None` if it does not: averages may differ in
+/// the last digits.
+pub fn difference(answer: &[Row], expected: &[Row]) -> Option<String> {
+    let close = |a: f64, b: f64| (a - b).abs() <= 1e-9 * b.abs().max(1.0);
+    let same = |(a, b): &(&Row, &Row)| a.0 == b.0 && a.1 == b.1 && close(a.2, b.2);
+    if answer.len() != expected.len() {
+        return Some(format!("{} rows, expected {}", answer.len(), expected.len()));
+    }
+    let other = answer.iter().zip(expected).find(|pair| !same(pair));
+    other.map(|(found, expected)| format!("{found:?}, expected {expected:?}"))
 }

@@ -29,19 +29,35 @@ pub enum Values {
     FullPrecision,
 }
 
-/// A fleet of hosts that report at fixed steps.
+impl Values {
+    fn of(self, walk: f64) -> f64 {
+        match self {
+            Self::Integers => walk.trunc(),
+            Self::TwoDecimals => (walk * 100.0).round() / 100.0,
+            Self::FullPrecision => walk,
+        }
+    }
+}
+
+/// A fleet of hosts that report at fixed steps; made as it is asked for, never held as a whole.
 ///
 /// ```
 /// use storage_benches::tsbs::{Fleet, Values};
 ///
 /// let mut fleet = Fleet::new(100, chrono::Duration::seconds(10), Values::Integers, 123);
-/// assert_eq!(fleet.tick().len(), 1000);
-/// let value = fleet.tick()[0].value;
+/// assert_eq!(fleet.batch().len(), 1000);
+/// let value = fleet.batch()[0].value;
 /// assert!(value.fract() == 0.0 && (0.0..=100.0).contains(&value));
+///
+/// let mut fleet = fleet.in_batches_of(10_000);
+/// assert_eq!(fleet.batch().len(), 10_000);
 /// ```
 #[derive(Debug)]
 pub struct Fleet {
+    /// The records of one or more whole steps, of which the first `taken` were handed out.
     records: Vec<MetricRecord>,
+    taken: usize,
+    batch: usize,
     walks: Vec<f64>,
     next: DateTime<Utc>,
     step: Duration,
@@ -50,30 +66,57 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts at 2016-01-01, as the suite does. The same seed gives the same data.
+    /// Starts at 2016-01-01, as the suite does, with a step to a batch. The same seed gives the
+    /// same data, whatever the batches.
     pub fn new(hosts: usize, step: Duration, values: Values, seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
         let start = first_time();
         let names = (0..hosts).flat_map(|host| FIELDS.map(|field| (host, field)));
         let record = |(host, field)| MetricRecord::new(format!("host_{host}"), start, field, 0.0);
         let records: Vec<_> = names.map(record).collect();
-        let walks = records.iter().map(|_| random.f64() * 100.0).collect();
-        Self { records, walks, next: start, step, values, random }
+        let walks: Vec<_> = records.iter().map(|_| random.f64() * 100.0).collect();
+        let series = records.len();
+        Self { records, taken: series, batch: series, walks, next: start, step, values, random }
     }
 
-    /// Returns the records of the next step: every field of every host at one time.
-    pub fn tick(&mut self) -> &[MetricRecord] {
-        for (record, walk) in self.records.iter_mut().zip(&mut self.walks) {
-            *walk = (*walk + normal(&mut self.random)).clamp(0.0, 100.0);
-            record.timestamp = self.next;
-            record.value = match self.values {
-                Values::Integers => walk.trunc(),
-                Values::TwoDecimals => (*walk * 100.0).round() / 100.0,
-                Values::FullPrecision => *walk,
-            };
+    /// From the next step on, hands out batches of `samples`: parts of a step, or several steps.
+    #[must_use]
+    pub fn in_batches_of(mut self, samples: usize) -> Self {
+        let series = self.walks.len();
+        let one_step: Vec<_> = self.records.drain(..).take(series).collect();
+        self.records = std::iter::repeat_n(one_step, (samples / series).max(1)).flatten().collect();
+        self.taken = self.records.len();
+        self.batch = samples.max(1);
+        self
+    }
+
+    /// Puts the number of a group before the names of the hosts, so that several fleets differ.
+    #[must_use]
+    pub fn renamed(mut self, group: u64) -> Self {
+        for record in &mut self.records {
+            record.server_id = format!("group_{group}_{}", record.server_id);
         }
-        self.next += self.step;
-        &self.records
+        self
+    }
+
+    /// Returns the next batch, in order of time.
+    pub fn batch(&mut self) -> &[MetricRecord] {
+        if self.taken == self.records.len() {
+            self.fill();
+        }
+        let from = self.taken;
+        self.taken = (from + self.batch).min(self.records.len());
+        &self.records[from..self.taken]
+    }
+
+    /// How many batches `steps` steps are.
+    pub fn batches_in(&self, steps: usize) -> usize {
+        (steps * self.walks.len()).div_ceil(self.batch)
+    }
+
+    /// How many series report.
+    pub fn series(&self) -> usize {
+        self.walks.len()
     }
 
     /// The time of the next step.
@@ -81,13 +124,16 @@ impl Fleet {
         self.next
     }
 
-    /// Returns at least `count` records as one batch, in order of time.
-    pub fn batch(&mut self, count: usize) -> Vec<MetricRecord> {
-        let mut batch = Vec::with_capacity(count + self.records.len());
-        while batch.len() < count {
-            batch.extend_from_slice(self.tick());
+    fn fill(&mut self) {
+        for step in self.records.chunks_mut(self.walks.len()) {
+            for (record, walk) in step.iter_mut().zip(&mut self.walks) {
+                *walk = (*walk + normal(&mut self.random)).clamp(0.0, 100.0);
+                record.timestamp = self.next;
+                record.value = self.values.of(*walk);
+            }
+            self.next += self.step;
         }
-        batch
+        self.taken = 0;
     }
 }
 

@@ -1,0 +1,84 @@
+//! What group commit gives: 16 callers with 100 samples each, against one such caller.
+#![allow(clippy::print_stdout)]
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use storage_benches::machine::scratch;
+use storage_benches::options::Options;
+use storage_benches::report::{OURS, Report};
+use storage_benches::timing::{Latencies, median};
+use storage_benches::tsbs::{Fleet, Values};
+use storage_core::StorageBackend;
+use storage_sqlite::{SqliteBackend, SqliteOptions};
+
+const CALLERS: [usize; 2] = [1, 16];
+const BATCH: usize = 100;
+const REPETITIONS: usize = 3;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let options = Options::from_args()?;
+    let mut report = Report::new("callers", &options);
+    let time = Duration::from_millis(options.scaled(3000, 500) as u64);
+    let (mut rates, mut latencies) = <([Vec<f64>; 2], [Latencies; 2])>::default();
+    for repetition in 0..REPETITIONS {
+        report.progress(&format!("repetition {repetition}"));
+        for (index, callers) in CALLERS.into_iter().enumerate() {
+            let (rate, calls) = write_together(callers, time).await?;
+            rates[index].push(rate);
+            latencies[index].extend(&calls);
+        }
+    }
+    let ratios = rates[1].iter().zip(&rates[0]).map(|(many, one)| many / one).collect();
+    for ((callers, rates), latencies) in CALLERS.into_iter().zip(rates).zip(latencies) {
+        let what = format!("{callers} of {BATCH}");
+        report.add(&what, OURS, "acknowledged", median(rates), "samples/s");
+        report.add(&what, OURS, "write p50", latencies.quantile_ms(0.5), "ms");
+        report.add(&what, OURS, "write p99", latencies.quantile_ms(0.99), "ms");
+    }
+    report.add("16 of 100", OURS, "times one caller", median(ratios), "");
+    println!("{}", report.finish()?);
+    Ok(())
+}
+
+/// Returns samples a second of all callers together, and their calls.
+async fn write_together(
+    callers: usize,
+    time: Duration,
+) -> Result<(f64, Latencies), Box<dyn Error>> {
+    let dir = scratch()?;
+    let options = SqliteOptions::new(dir.path().join("bench.db"));
+    let store = Arc::new(SqliteBackend::open(options).await?);
+    let started = Instant::now();
+    let tasks = (0..callers).map(|seed| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move { write_alone(&store, seed as u64, started + time).await })
+    });
+    let mut all = Latencies::default();
+    for task in tasks.collect::<Vec<_>>() {
+        all.extend(&task.await??);
+    }
+    let rate = (all.calls() * BATCH) as f64 / started.elapsed().as_secs_f64();
+    store.close().await?;
+    Ok((rate, all))
+}
+
+async fn write_alone(
+    store: &SqliteBackend,
+    seed: u64,
+    end: Instant,
+) -> storage_core::Result<Latencies> {
+    // Each caller has hosts of its own.
+    let step = chrono::Duration::seconds(10);
+    let mut fleet = Fleet::new(BATCH / 10, step, Values::Integers, seed).renamed(seed);
+    let mut latencies = Latencies::default();
+    while Instant::now() < end {
+        let records = fleet.batch();
+        let before = Instant::now();
+        store.write_batch(records).await?;
+        latencies.push(before.elapsed());
+    }
+    Ok(latencies)
+}

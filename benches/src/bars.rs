@@ -1,0 +1,111 @@
+//! What the figures are held against, in one table.
+//!
+//! A bar belongs to a workload and a metric as [`Report::add`](crate::report::Report::add) names
+//! them, and to our backend alone.
+
+use serde::{Deserialize, Serialize};
+
+/// A limit that a figure keeps or breaks.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bar {
+    /// The figure is this or more.
+    AtLeast(f64),
+    /// The figure is this or less.
+    AtMost(f64),
+}
+
+impl Bar {
+    /// Whether `value` keeps the limit.
+    pub fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtLeast(limit) => value >= limit,
+            Self::AtMost(limit) => value <= limit,
+        }
+    }
+
+    /// The number of the limit.
+    pub fn limit(self) -> f64 {
+        match self {
+            Self::AtLeast(limit) | Self::AtMost(limit) => limit,
+        }
+    }
+}
+
+/// A bar and what it is for.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Target {
+    /// The workload.
+    pub workload: &'static str,
+    /// The metric.
+    pub metric: &'static str,
+    /// The limit.
+    pub bar: Bar,
+}
+
+const fn at_least(workload: &'static str, metric: &'static str, limit: f64) -> Target {
+    Target { workload, metric, bar: Bar::AtLeast(limit) }
+}
+
+const fn at_most(workload: &'static str, metric: &'static str, limit: f64) -> Target {
+    Target { workload, metric, bar: Bar::AtMost(limit) }
+}
+
+/// Every bar.
+pub const TARGETS: &[Target] = &[
+    at_least("rivals ingest 1000 durable", "times tsink", 6.0),
+    at_least("rivals ingest 1000 durable", "times rusqlite", 15.0),
+    at_least("rivals ingest 1000 periodic", "times tsink", 8.0),
+    at_least("ingest 1000 full", "acknowledged", 800e3),
+    at_least("ingest 1000 normal", "acknowledged", 1.5e6),
+    at_least("ingest 10000 full", "acknowledged", 3e6),
+    at_least("load 10000 full integers", "sustained, sealing included", 1.2e6),
+    at_least("callers 16 of 100", "times one caller", 8.0),
+    at_most("load 1000 full integers", "write p99", 10.0),
+    at_least("wide", "sustained, sealing included", 500e3),
+    at_most("wide", "peak memory", 400.0),
+    at_most("wide", "journal, second half by first", 1.5),
+    at_most("wide", "size at the end of the load", 3.0),
+    at_most("wide", "last ten minutes of a series, p50", 5.0),
+    at_most("wide", "lastpoint p50", 300.0),
+    at_most("load 1000 full integers", "size sealed", 0.60),
+    at_most("load 1000 full two decimals", "size sealed", 1.6),
+    at_most("load 1000 full full precision", "size sealed", 6.8),
+    at_most("query single-groupby-1-1-1", "p50", 0.2),
+    at_most("query cpu-max-all-8", "p50", 5.0),
+    at_most("query double-groupby-all", "p50", 60.0),
+    at_most("query lastpoint", "p50", 2.0),
+    at_most("year", "aggregate p50", 1.0),
+    at_most("load 1000 full integers", "peak memory", 150.0),
+    // "No more", as far as two interleaved runs can tell.
+    at_most("growth", "write, 10 times the data by 1", 1.05),
+    at_most("growth", "question, 10 times the data by 1, worst", 1.2),
+];
+
+/// The bar of a metric, if it has one.
+pub fn bar_of(workload: &str, metric: &str) -> Option<Bar> {
+    let of = |target: &&Target| target.workload == workload && target.metric == metric;
+    TARGETS.iter().find(of).map(|target| target.bar)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_is_met_from_its_limit_on() {
+        assert!(Bar::AtLeast(6.0).is_met(6.0) && !Bar::AtLeast(6.0).is_met(5.9));
+        assert!(Bar::AtMost(5.0).is_met(5.0) && !Bar::AtMost(5.0).is_met(5.1));
+        assert!(!Bar::AtMost(5.0).is_met(f64::NAN));
+    }
+
+    #[test]
+    fn no_metric_has_two_bars() {
+        for (index, target) in TARGETS.iter().enumerate() {
+            let same = |other: &&Target| {
+                (other.workload, other.metric) == (target.workload, target.metric)
+            };
+            assert_eq!(TARGETS.iter().position(|other| same(&other)), Some(index));
+        }
+    }
+}
