@@ -15,7 +15,6 @@ use storage_benches::tsbs::{FIELDS, Fleet, Values, first_time};
 use storage_core::{InMemory, StorageBackend, TimeRange};
 use storage_sqlite::Synchronous;
 
-const HOSTS: usize = 100;
 const DAY_STEPS: usize = 8640;
 
 #[tokio::main]
@@ -26,15 +25,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     report.progress("loading");
     let mut ours = Ours::open(Synchronous::Full).await?;
     let reference = InMemory::new();
-    let steps = options.scaled(DAY_STEPS, DAY_STEPS / 10);
-    let data = load(&mut ours, &reference, steps).await?;
+    // Fewer hosts, not less time: the questions need half a day.
+    let hosts = options.scaled(100, 20);
+    let data = load(&mut ours, &reference, hosts).await?;
     for (name, question) in QUESTIONS {
         report.progress(name);
-        let latencies = measure(&ours, &reference, *question, data, calls).await;
+        let latencies = measure(&ours, &reference, *question, (hosts, data), calls).await;
         add(&mut report, name, &latencies.map_err(|error| format!("{name}: {error}"))?);
     }
     report.progress("one series");
-    one_series(&mut report, &ours, &reference, data, calls).await?;
+    one_series(&mut report, &ours, &reference, (hosts, data), calls).await?;
     ours.store.close().await?;
     println!("{}", report.finish()?);
     Ok(())
@@ -43,10 +43,10 @@ async fn main() -> Result<(), Box<dyn Error>> {
 async fn load(
     ours: &mut Ours,
     reference: &InMemory,
-    steps: usize,
+    hosts: usize,
 ) -> Result<TimeRange, Box<dyn Error>> {
-    let mut fleet = Fleet::new(HOSTS, Duration::seconds(10), Values::Integers, 123);
-    for _ in 0..steps {
+    let mut fleet = Fleet::new(hosts, Duration::seconds(10), Values::Integers, 123);
+    for _ in 0..DAY_STEPS {
         let records = fleet.batch();
         ours.write(records).await?;
         reference.write_batch(records).await?;
@@ -60,13 +60,13 @@ async fn measure(
     ours: &Ours,
     reference: &InMemory,
     question: Question,
-    data: TimeRange,
+    (hosts, data): (usize, TimeRange),
     calls: usize,
 ) -> Result<Latencies, Box<dyn Error>> {
     let mut random = fastrand::Rng::with_seed(7);
     let mut latencies = Latencies::default();
     for _ in 0..calls {
-        let draw = Draw::of(question, HOSTS, data, &mut random);
+        let draw = Draw::of(question, hosts, data, &mut random);
         let before = Instant::now();
         let answer = ask(&ours.store, question, &draw).await?;
         latencies.push(before.elapsed());
@@ -83,14 +83,14 @@ async fn one_series(
     report: &mut Report,
     ours: &Ours,
     reference: &InMemory,
-    data: TimeRange,
+    (hosts, data): (usize, TimeRange),
     calls: usize,
 ) -> Result<(), Box<dyn Error>> {
     let mut random = fastrand::Rng::with_seed(7);
     let span_s = (data.end() - data.start()).num_seconds() - 3600;
     let (mut hour, mut whole, mut stats) = <(Latencies, Latencies, Latencies)>::default();
     for _ in 0..calls {
-        let (host, field) = (format!("host_{}", random.usize(..HOSTS)), FIELDS[random.usize(..10)]);
+        let (host, field) = (format!("host_{}", random.usize(..hosts)), FIELDS[random.usize(..10)]);
         let start = data.start() + Duration::seconds(random.i64(0..span_s.max(1)));
         let range = TimeRange::new(start, start + Duration::hours(1))?;
         let before = Instant::now();

@@ -5,7 +5,9 @@
 use std::error::Error;
 use std::path::Path;
 
-use storage_benches::readme::{bars_table, figures_table, origin, replace, rivals_table};
+use storage_benches::readme::{
+    DOCUMENTS, bars_table, figures_table, origin, replace, rivals_table, root,
+};
 use storage_benches::report::Results;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -29,14 +31,14 @@ fn write_documents(results: &Results) -> Result<(), Box<dyn Error>> {
     if results.quick {
         return Err("a quick run is not for the documents".into());
     }
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let [readme, page] = DOCUMENTS.map(|document| root().join(document));
     let (origin, rivals) = (origin(results), rivals_table(results));
-    write(&root.join("README.md"), &format!("{rivals}\n{origin}"))?;
+    write(&readme, &format!("{rivals}\n{origin}"))?;
     let (bars, figures) = (bars_table(results), figures_table(results));
-    let page = format!(
+    let everything = format!(
         "{origin}\n### Rivals\n\n{rivals}\n### Bars\n\n{bars}\n### Every figure\n\n{figures}"
     );
-    write(&root.join("docs/guide/performance.md"), &page)
+    write(&page, &everything)
 }
 
 fn write(path: &Path, generated: &str) -> Result<(), Box<dyn Error>> {

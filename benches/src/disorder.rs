@@ -31,15 +31,10 @@ impl LateFleet {
 
     /// Returns what arrives at the next step, `None` when everything has arrived.
     pub fn batch(&mut self) -> Option<Vec<MetricRecord>> {
-        let mut arrived = self.held.remove(&self.step).unwrap_or_default();
         if self.steps_left == 0 {
-            // Nothing is on time any more: straight to the next that is held.
-            self.step += 1;
-            return match arrived.is_empty() {
-                true => Some(self.held.pop_first()?.1),
-                false => Some(arrived),
-            };
+            return self.rest();
         }
+        let mut arrived = self.held.remove(&self.step).unwrap_or_default();
         for record in self.fleet.batch() {
             if self.random.usize(..ONE_IN) > 0 {
                 arrived.push(record.clone());
@@ -50,6 +45,16 @@ impl LateFleet {
         }
         self.steps_left -= 1;
         self.step += 1;
+        Some(arrived)
+    }
+
+    /// What is still held when nothing is on time any more, as many samples as a step has.
+    fn rest(&mut self) -> Option<Vec<MetricRecord>> {
+        let mut arrived = self.held.pop_first()?.1;
+        while arrived.len() < self.fleet.series() {
+            let Some((_, next)) = self.held.pop_first() else { break };
+            arrived.extend(next);
+        }
         Some(arrived)
     }
 }

@@ -1,6 +1,7 @@
 //! The tables in the documents that are made out of results: what stands between the markers.
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use crate::bars::{TARGETS, Target};
 use crate::report::{OURS, Results, bar, measured, table};
@@ -11,6 +12,14 @@ pub const BEGIN: &str =
 
 /// Behind what is generated.
 pub const END: &str = "<!-- generated: end -->";
+
+/// The documents with such a part: the first has the rivals, the second everything.
+pub const DOCUMENTS: [&str; 2] = ["README.md", "docs/guide/performance.md"];
+
+/// The folder that the documents lie in.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
 
 /// Columns of the table of rivals: title, workload, metric.
 const RIVAL_COLUMNS: [(&str, &str, &str); 7] = [
@@ -53,7 +62,8 @@ pub fn rivals_table(results: &Results) -> String {
     let mut text = format!("| | {titles} |\n|---|{}\n", "--:|".repeat(RIVAL_COLUMNS.len()));
     for engine in engines {
         let cells = RIVAL_COLUMNS.map(|(_, workload, metric)| {
-            let without_unit = |text: String| text.replace(" samples/s", "").replace(" B", "");
+            let without_unit =
+                |text: String| text.replace(" samples/s", "").replace(" B/sample", "");
             results
                 .find(workload, engine, metric)
                 .map(|f| without_unit(measured(f)))
@@ -91,6 +101,16 @@ pub fn figures_table(results: &Results) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_documents_have_the_markers() {
+        for document in DOCUMENTS {
+            let text = std::fs::read_to_string(root().join(document)).unwrap();
+            let markers = (text.matches(BEGIN).count(), text.matches(END).count());
+            assert_eq!(markers, (1, 1), "{document}");
+            assert!(replace(&text, "").is_some(), "{document}");
+        }
+    }
 
     #[test]
     fn only_what_is_between_the_markers_is_replaced() {

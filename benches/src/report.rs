@@ -157,15 +157,23 @@ impl Report {
     }
 }
 
-/// Figures as a Markdown table.
+/// Figures as a Markdown table, an engine and workload to a line.
 pub fn table(rows: &[Figure]) -> String {
-    let mut text =
-        "| workload | engine | metric | measured | bar | |\n|---|---|---|--:|--:|---|\n".to_owned();
+    let mut lines: Vec<(&str, &str, String)> = Vec::new();
     for figure in rows {
-        let Figure { workload, engine, metric, .. } = figure;
-        let (measured, bar, met) = (measured(figure), bar(figure.bar), met(figure.met));
+        let text = format!("{} {}", figure.metric, measured(figure));
+        let same = |line: &&mut (&str, &str, String)| {
+            (line.0, line.1) == (figure.workload.as_str(), figure.engine.as_str())
+        };
+        match lines.iter_mut().find(same) {
+            Some(line) => line.2 += &format!("; {text}"),
+            None => lines.push((&figure.workload, &figure.engine, text)),
+        }
+    }
+    let mut text = "| workload | engine | figures |\n|---|---|---|\n".to_owned();
+    for (workload, engine, figures) in lines {
         // Writing to a string cannot fail.
-        let _ = writeln!(text, "| {workload} | {engine} | {metric} | {measured} | {bar} | {met} |");
+        let _ = writeln!(text, "| {workload} | {engine} | {figures} |");
     }
     text
 }
@@ -184,14 +192,6 @@ pub fn bar(bar: Option<Bar>) -> String {
         Some(Bar::AtLeast(limit)) => format!("at least {}", number(limit)),
         Some(Bar::AtMost(limit)) => format!("at most {}", number(limit)),
         None => String::new(),
-    }
-}
-
-fn met(met: Option<bool>) -> &'static str {
-    match met {
-        Some(true) => "met",
-        Some(false) => "**not met**",
-        None => "",
     }
 }
 
