@@ -76,16 +76,17 @@ fn load(
     hosts: usize,
 ) -> Result<Option<Loaded>> {
     let folder = scratch()?;
-    // Where one mode is all there is, that.
-    let mut engine = match (open(folder.path(), Mode::Durable)?, Mode::Periodic) {
-        (Ok(engine), _) => engine,
-        (Err(_), other) => match open(folder.path(), other)? {
-            Ok(engine) => engine,
-            Err(why) => {
-                report.add_missing("size", name, "on disk", why);
-                return Ok(None);
-            }
-        },
+    let opened = match open(folder.path(), Mode::Durable)? {
+        // Where the other mode is all there is, that.
+        Err(_) => open(folder.path(), Mode::Periodic)?,
+        durable => durable,
+    };
+    let mut engine = match opened {
+        Ok(engine) => engine,
+        Err(why) => {
+            report.add_missing("size", name, "on disk", why);
+            return Ok(None);
+        }
     };
     report.progress(&format!("loading {name}"));
     let (mut fleet, mut writes) = (fleet(hosts), Writes::default());
