@@ -126,7 +126,6 @@ impl SqliteBackend {
         server_id: &str,
         metric_type: &str,
         range: TimeRange,
-        payloads: Payloads,
     ) -> Result<Vec<Slice>> {
         self.store.check_open()?;
         validate_names(server_id, metric_type)?;
@@ -134,7 +133,7 @@ impl SqliteBackend {
             return Ok(Vec::new());
         }
         let filter = SeriesFilter::exact(server_id, metric_type)?;
-        self.store.slices(&filter, range, payloads).await
+        self.store.slices(&filter, range, Payloads::All).await
     }
 
     async fn try_query_range(
@@ -143,7 +142,7 @@ impl SqliteBackend {
         metric_type: &str,
         range: TimeRange,
     ) -> Result<Vec<MetricRecord>> {
-        let slices = self.slices_of_one(server_id, metric_type, range, Payloads::All).await?;
+        let slices = self.slices_of_one(server_id, metric_type, range).await?;
         let key = SeriesKey::new(server_id, metric_type);
         let to_records = move |slice: &Slice| {
             slice.samples()?.iter().map(|raw| to_record(&key, raw)).collect::<Result<Vec<_>>>()
@@ -158,8 +157,13 @@ impl SqliteBackend {
         metric_type: &str,
         range: TimeRange,
     ) -> Result<MetricAggregation> {
-        let slices = self.slices_of_one(server_id, metric_type, range, Payloads::Edges).await?;
-        let answers = self.answer(slices, Slice::aggregate).await?;
+        self.store.check_open()?;
+        validate_names(server_id, metric_type)?;
+        if range.is_empty() {
+            return Ok(MetricAggregation::default());
+        }
+        let slice = self.store.merged_slice(server_id, metric_type, range).await?;
+        let answers = self.answer(Vec::from_iter(slice), Slice::aggregate).await?;
         Ok(answers.into_iter().next().map(|(_, aggregation)| aggregation).unwrap_or_default())
     }
 

@@ -27,6 +27,8 @@ use crate::tails::Tail;
 const SNAPSHOT: &str = include_str!("sql/snapshot.sql");
 const IN_RANGE: &str =
     concat!(include_str!("sql/snapshot.sql"), include_str!("sql/blocks_in_range.sql"));
+const MERGED: &str =
+    concat!(include_str!("sql/snapshot.sql"), include_str!("sql/blocks_merged.sql"));
 const NEWEST: &str =
     concat!(include_str!("sql/snapshot.sql"), include_str!("sql/newest_blocks.sql"));
 const NEXT: &str = concat!(include_str!("sql/snapshot.sql"), include_str!("sql/next_blocks.sql"));
@@ -93,6 +95,11 @@ enum Blocks {
     /// No blocks, but what is unsealed of the series.
     Unsealed,
     InRange(TimeRange, Payloads),
+    /// Those of one series that the range cuts, and all between them as one.
+    Merged {
+        series_id: i64,
+        range: TimeRange,
+    },
     Newest {
         before_last: i64,
         n: usize,
@@ -120,6 +127,28 @@ impl Store {
             return Ok(Self::cut(snapshot, range));
         }
         Ok(slices)
+    }
+
+    /// Returns what is stored of one series in `range`, with the blocks that lie inside added up to
+    /// one, in the database: a year has thousands.
+    pub(crate) async fn merged_slice(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> Result<Option<Slice>> {
+        let filter = SeriesFilter::exact(server_id, metric_type)?;
+        let known = self.dictionary().id(server_id, metric_type);
+        if let Some(series_id) = known {
+            let snapshot = self.ask(&filter, Blocks::Merged { series_id, range }).await?;
+            let fits = |block: &BlockRow| block.summary.sum.is_some_and(f64::is_finite);
+            let whole = snapshot.blocks.iter().all(|b| b.payload.is_some() || fits(b));
+            let slice = Self::cut(snapshot, range).pop();
+            if whole && !slice.as_ref().is_some_and(Slice::lacks_payload) {
+                return Ok(slice);
+            }
+        }
+        Ok(self.slices(&filter, range, Payloads::Edges).await?.pop())
     }
 
     /// Returns, of each chosen series, enough of its end to hold the newest `n` samples.
@@ -436,6 +465,9 @@ fn bind<'q>(
                 Payloads::Windows(width_ms) => Some(width_ms),
                 Payloads::All | Payloads::Edges => None,
             }),
+        Blocks::Merged { series_id, range } => {
+            common(MERGED).bind(series_id).bind(range.start_ms()).bind(range.end_ms())
+        }
         Blocks::Newest { before_last, n } => {
             common(NEWEST).bind(json_of(ids)).bind(before_last).bind(n == 1)
         }

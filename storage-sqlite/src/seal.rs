@@ -16,6 +16,10 @@ const SMALL: usize = 512;
 /// Blocks from this many samples on are not grown by what follows them.
 const GROWN: usize = 1024;
 
+/// Blocks grow up to this many samples where as much follows them as they hold. Twice as large they
+/// are a seventh smaller, and pages of the file are filled better.
+const FULL: usize = 2560;
+
 /// What is cut when a merge makes a block too large.
 const CUT: usize = 2048;
 
@@ -83,7 +87,9 @@ pub(crate) fn plan(series_id: i64, new: Vec<RawSample>, old: &[OldBlock]) -> Vec
 }
 
 fn is_joined(block: &OldBlock, after: &[RawSample]) -> bool {
-    block.count < SMALL || (block.count < GROWN && after.len() < SMALL)
+    block.count < SMALL
+        || (block.count < GROWN && after.len() < SMALL)
+        || (after.len() >= SMALL && block.count + after.len() <= FULL)
 }
 
 /// Returns the blocks that a group becomes, given the payload of its old block, and that block if
@@ -182,6 +188,9 @@ mod tests {
         assert_eq!(planned(&[5, 6], &[old(1, 2, 10)]), [(Some(1), vec![5, 6])]);
         assert_eq!(planned(&[5], &[old(1, 2, 1000)]), [(Some(1), vec![5])]);
         assert_eq!(planned(&[5], &[old(1, 2, 1024)]), [(None, vec![5])]);
+        let many: Vec<i64> = (5..1305).collect();
+        assert_eq!(planned(&many, &[old(1, 2, 1024)]), [(Some(1), many.clone())]);
+        assert_eq!(planned(&many, &[old(1, 2, 2048)]), [(None, many.clone())]);
         assert_eq!(planned(&[5], &[]), [(None, vec![5])]);
     }
 

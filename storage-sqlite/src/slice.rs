@@ -141,7 +141,9 @@ impl Slice {
             unsealed = &unsealed[before..];
             let inside = unsealed.partition_point(|sample| sample.ms <= block.end_ms);
             match &block.payload {
-                None if inside == 0 => take(Piece::Block(block)),
+                None if inside == 0 && self.holds(block.start_ms) && self.holds(block.end_ms) => {
+                    take(Piece::Block(block));
+                }
                 _ => self.visit_block(block, &unsealed[..inside], &mut take)?,
             }
             unsealed = &unsealed[inside..];

@@ -24,6 +24,10 @@ use crate::store::Store;
 /// The most records that wait together for one commit.
 const GROUP_RECORDS_MAX: usize = 100_000;
 
+/// How often other tasks get a turn before a commit goes on without them: a fraction of what the
+/// sync of a disk takes.
+const GATHER_MOMENTS: usize = 32;
+
 /// A journal row stays below this many samples and bytes, so that no blob is too large for SQLite.
 const ROW_SAMPLES_MAX: usize = 1_000_000;
 const ROW_METADATA_BYTES_MAX: usize = 64 << 20;
@@ -212,20 +216,40 @@ fn rows_of(entries: Vec<Entry>) -> Vec<JournalRow> {
 }
 
 async fn commit_all(store: Weak<Store>, mut jobs: mpsc::Receiver<Job>) {
+    let mut callers = 1;
     while let Some(first) = jobs.recv().await {
-        let mut samples = first.samples;
-        let mut group = vec![first];
-        while samples < GROUP_RECORDS_MAX {
-            let Ok(job) = jobs.try_recv() else { break };
-            samples += job.samples;
-            group.push(job);
-        }
+        let group = gather(first, &mut jobs, callers).await;
+        callers = group.len();
         let Some(store) = store.upgrade() else { return };
         commit_group(&store, group).await;
         if maintenance::is_seal_due(&store) {
             store.seal_due.notify_one();
         }
     }
+}
+
+/// Takes what waits for the next commit.
+///
+/// Callers that were answered together come back one by one: where there were several, they get a
+/// moment to do so, else each commit would take the few that were quickest.
+async fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, callers_before: usize) -> Vec<Job> {
+    let mut samples = first.samples;
+    let mut group = vec![first];
+    let mut moments = if callers_before > 1 { GATHER_MOMENTS } else { 0 };
+    while samples < GROUP_RECORDS_MAX {
+        match jobs.try_recv() {
+            Ok(job) => {
+                samples += job.samples;
+                group.push(job);
+            }
+            Err(_) if moments == 0 || group.len() >= callers_before => break,
+            Err(_) => {
+                moments -= 1;
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+    group
 }
 
 /// Commits jobs together; if that fails, nothing of any of them is stored.
