@@ -38,6 +38,11 @@ impl Dictionary {
         self.by_name.get(server_id)?.get(metric_type).copied()
     }
 
+    /// The ids of a server's series by metric.
+    pub(crate) fn metrics(&self, server_id: &str) -> Option<&FxHashMap<Box<str>, i64>> {
+        self.by_name.get(server_id)
+    }
+
     pub(crate) fn key(&self, id: i64) -> Option<&Arc<SeriesKey>> {
         self.by_id.get(&id)
     }

@@ -15,6 +15,7 @@ use storage_core::{Error, ErrorKind, Outcome, Result, TimeRange};
 use tokio::sync::{Notify, oneshot};
 
 use crate::codec::{RawSample, block};
+use crate::config::Synchronous;
 use crate::error::from_sqlx;
 use crate::head::Head;
 use crate::read::{State, json_of};
@@ -229,10 +230,10 @@ impl Store {
     ) -> Result<bool> {
         let mut writer = self.writer().await?;
         let connection = writer.connection()?;
-        let mut transaction = begin(connection).await?;
-        let replaced =
-            replace_in_transaction(&mut transaction, before, after, dropped, &made).await;
-        let result = match finish(transaction, replaced).await {
+        self.set_sync(connection, false).await?;
+        let replaced = replace_once(connection, before, after, dropped, &made).await;
+        self.set_sync(connection, true).await?;
+        let result = match replaced {
             Err(error) if is_changed(&error) => return Ok(false),
             result => result.map(|()| true),
         };
@@ -244,23 +245,31 @@ impl Store {
         result.inspect_err(|error| self.note_write_error(error))
     }
 
+    /// Says whether commits of the connection that writes wait for the disk, as the options have it.
+    ///
+    /// Those of a seal need not: what a power cut takes of it is in the journal still, because the
+    /// log keeps the order of commits. The next commit of a batch syncs them too.
+    async fn set_sync(&self, connection: &mut SqliteConnection, on: bool) -> Result<()> {
+        if self.options.synchronous != Synchronous::Full {
+            return Ok(());
+        }
+        let sql = if on { "PRAGMA synchronous = FULL" } else { "PRAGMA synchronous = NORMAL" };
+        let set = run(connection, sql).await;
+        // Without it an acknowledged batch might not be on disk.
+        set.inspect_err(|_| self.distrust())
+    }
+
     /// Deletes journal rows that are sealed, in steps.
     async fn drop_sealed_rows(&self, sealed_id: i64) -> Result<()> {
         loop {
             let mut writer = self.writer().await?;
             let connection = writer.connection()?;
-            let deleted = sqlx::query(
-                "DELETE FROM journal WHERE id <= ?1 AND id <
-                 (SELECT min(id) FROM journal) + ?2",
-            )
-            .bind(sealed_id)
-            .bind(STEP_JOURNAL_ROWS)
-            .execute(&mut *connection)
-            .await
-            .map_err(from_sqlx)
-            .inspect_err(|error| self.note_write_error(error))?;
+            self.set_sync(connection, false).await?;
+            let deleted = delete_journal_rows(connection, sealed_id).await;
+            self.set_sync(connection, true).await?;
+            let deleted = deleted.inspect_err(|error| self.note_write_error(error))?;
             self.checkpoint_if_due(connection, STEP_BYTES).await;
-            if deleted.rows_affected() == 0 {
+            if deleted == 0 {
                 return Ok(());
             }
         }
@@ -378,6 +387,19 @@ impl Store {
     }
 }
 
+/// Deletes some of the journal rows that are sealed, the oldest first; returns how many.
+async fn delete_journal_rows(connection: &mut SqliteConnection, sealed_id: i64) -> Result<u64> {
+    let deleted = sqlx::query(
+        "DELETE FROM journal WHERE id <= ?1 AND id < (SELECT min(id) FROM journal) + ?2",
+    )
+    .bind(sealed_id)
+    .bind(STEP_JOURNAL_ROWS)
+    .execute(connection)
+    .await
+    .map_err(from_sqlx)?;
+    Ok(deleted.rows_affected())
+}
+
 /// Takes series until a step is full; returns their unsealed samples and how many series they are.
 fn take_step(
     head: &Head,
@@ -400,6 +422,18 @@ fn take_step(
         }
     }
     (step, taken)
+}
+
+async fn replace_once(
+    connection: &mut SqliteConnection,
+    before: State,
+    after: State,
+    dropped: &[OldBlock],
+    made: &[NewBlock],
+) -> Result<()> {
+    let mut transaction = begin(connection).await?;
+    let replaced = replace_in_transaction(&mut transaction, before, after, dropped, made).await;
+    finish(transaction, replaced).await
 }
 
 async fn replace_in_transaction(
@@ -535,7 +569,7 @@ async fn prune_in_transaction(
         return Ok(PruneStep::SealFirst);
     }
     let rows = sqlx::query(
-        "SELECT series_id, start_ms, end_ms, count, payload_id FROM blocks
+        "SELECT series_id, start_ms, end_ms, count, payload_id, 0 FROM blocks
          WHERE (series_id, start_ms) > (?, ?) AND start_ms < ?
          ORDER BY series_id, start_ms LIMIT ?",
     )
@@ -589,6 +623,7 @@ fn old_block(row: &sqlx::sqlite::SqliteRow) -> std::result::Result<OldBlock, sql
         end_ms: row.try_get(2)?,
         count: row.try_get::<i64, _>(3)? as usize,
         payload_id: row.try_get(4)?,
+        payload_bytes: row.try_get::<i64, _>(5)? as usize,
     })
 }
 

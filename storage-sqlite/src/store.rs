@@ -171,8 +171,13 @@ impl Store {
     /// Looks at an error of the writer: after a failed sync nothing more is written.
     pub(crate) fn note_write_error(&self, error: &Error) {
         if is_failed_sync(error) {
-            self.distrusted.store(true, Ordering::Release);
+            self.distrust();
         }
+    }
+
+    /// Refuses to write from now on.
+    pub(crate) fn distrust(&self) {
+        self.distrusted.store(true, Ordering::Release);
     }
 
     /// Remembers how the last upkeep in the background ended.

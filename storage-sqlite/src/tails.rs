@@ -111,7 +111,14 @@ mod tests {
         assert!(tails.of(0).is_none());
         tails.load(state(0), []);
         tails.follow(state(0), state(1), &[], &[block(10..20)]);
-        let old = OldBlock { series_id: 1, start_ms: 10, end_ms: 19, count: 10, payload_id: 1 };
+        let old = OldBlock {
+            series_id: 1,
+            start_ms: 10,
+            end_ms: 19,
+            count: 10,
+            payload_id: 1,
+            payload_bytes: 0,
+        };
         tails.follow(state(1), state(2), &[old], &[block(10..25), block(5..8)]);
         let tail = tails.of(2).unwrap()[&1];
         assert_eq!((tail.count, tail.oldest_ms, tail.newest_ms, tail.last), (18, 5, 24, 24.0));

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
+use rustc_hash::FxHashMap;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use storage_core::{Error, ErrorKind, MetricRecord, Outcome, Result, SeriesKey};
@@ -148,8 +149,14 @@ fn try_resolve(
     let dictionary = store.dictionary();
     let mut entries = Vec::with_capacity(records.len());
     let mut missing = Vec::new();
+    // Records of one server mostly come together.
+    let mut server: Option<(&str, &FxHashMap<Box<str>, i64>)> = None;
     for (index, record) in records.iter().enumerate() {
-        match dictionary.id(&record.server_id, &record.metric_type) {
+        if server.is_none_or(|(server_id, _)| server_id != record.server_id) {
+            let metrics = dictionary.metrics(&record.server_id);
+            server = metrics.map(|metrics| (record.server_id.as_str(), metrics));
+        }
+        match server.and_then(|(_, metrics)| metrics.get(record.metric_type.as_str()).copied()) {
             Some(series_id) => {
                 let sample = to_raw(record).map_err(|error| error.with_context("record", index))?;
                 entries.push(Entry { series_id, sample });

@@ -97,7 +97,7 @@ fn take_deltas(reader: &mut Reader<'_>, count: usize) -> Result<Vec<i64>, Error>
 }
 
 fn put_values(bytes: &mut Vec<u8>, entries: &[Entry]) {
-    let is_whole = |value: f64| value.abs() <= WHOLE_MAX && value.fract() == 0.0;
+    let is_whole = |value: f64| value.abs() <= WHOLE_MAX && (value as i64) as f64 == value;
     if entries.iter().all(|entry| is_whole(entry.sample.value)) {
         bytes.push(VALUES_WHOLE);
         entries.iter().for_each(|entry| put_i64(bytes, entry.sample.value as i64));
