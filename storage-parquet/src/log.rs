@@ -1,0 +1,394 @@
+//! The log: how a change is committed, and how the changes of others are found.
+//!
+//! A commit is the creation of the file with the next number, which fails where there is one.
+//! So every reader and writer agrees on one order of all changes, whatever the number of
+//! processes, and the last write wins by that number. To know of every change it is enough to look
+//! for the next number; nothing is listed.
+//!
+//! Old entries are removed, the oldest first, once two checkpoints are newer. A handle that slept
+//! that long would look for a number that is gone, and take that for the end: so it also makes sure
+//! that the entry it stands at is still the file that it has seen, and otherwise starts again from a
+//! checkpoint.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use bytes::Bytes;
+use storage_core::{Error, ErrorKind, Outcome, Result, SeriesKey};
+
+use crate::encode::encode_empty;
+use crate::error::{corrupt, is_failed_sync};
+use crate::file::DataFile;
+use crate::files::{Files, Put, Source, Stamp};
+use crate::manifest::{Change, Checkpoint, Entry, Fresh, FreshRows, Rewritten, State};
+use crate::rows::{Names, Rows};
+use crate::schema::{checkpoint_path, log_path, version_of};
+
+/// Batches up to this size are held in memory until they are merged; larger ones are read from
+/// their file.
+const MEMORY_ROWS_MAX: u64 = 1_000_000;
+
+/// How often a commit is tried again that may or may not have been applied.
+const UNSURE_TRIES: u32 = 4;
+
+/// How often the start is made again that removals of others have overtaken.
+const LOAD_TRIES: u32 = 16;
+
+/// The log of a store, and the state it leads to.
+#[derive(Debug)]
+pub(crate) struct Log {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) names: Mutex<Names>,
+    state: RwLock<Arc<State>>,
+    /// Held by whoever moves the state on.
+    advancing: Mutex<()>,
+}
+
+/// How an attempt to commit files in the place of others ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Rewriting {
+    /// They are in place.
+    Done,
+    /// Somebody else's change came first, with which it does not go together.
+    Overtaken,
+}
+
+/// An entry of the log as it was read.
+struct Loaded {
+    entry: Entry,
+    stamp: Stamp,
+    fresh: Option<Fresh>,
+}
+
+impl Log {
+    /// Opens the log; without one, creates it if `create` says so.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no store and none is to be created.
+    pub(crate) fn open(files: Arc<dyn Files>, create: bool) -> Result<Self> {
+        let names = Mutex::default();
+        let state = match load(&*files, &names)? {
+            Some(state) => state,
+            None if !create => {
+                return Err(Error::new(ErrorKind::NotFound, "there is no store at the location")
+                    .with_context("location", files.location()));
+            }
+            None => {
+                files.make_root()?;
+                let entry = Entry::new(Change::Create);
+                files.create(&log_path(0), &encode_empty(&entry.to_text()?)?)?;
+                load(&*files, &names)?.ok_or_else(|| {
+                    Error::new(ErrorKind::Io, "the store that was just created is not there")
+                })?
+            }
+        };
+        let log = Self { files, names, state: RwLock::new(Arc::new(state)), advancing: Mutex::default() };
+        log.refresh()?;
+        Ok(log)
+    }
+
+    /// The state as this handle knows it.
+    pub(crate) fn current(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Applies whatever others committed, and returns the state after it.
+    pub(crate) fn refresh(&self) -> Result<Arc<State>> {
+        let state = self.current();
+        // In this order: while the entry is there, none after it was removed.
+        let is_last = self.files.stamp(&log_path(state.version + 1))?.is_none();
+        if is_last && self.files.stamp(&log_path(state.version))?.as_ref() == Some(&state.stamp) {
+            return Ok(state);
+        }
+        self.advance(&self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        self.advancing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: State) -> Arc<State> {
+        let state = Arc::new(state);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&state);
+        state
+    }
+
+    fn advance(&self, _lock: &MutexGuard<'_, ()>) -> Result<Arc<State>> {
+        let mut state = State::clone(&self.current());
+        let mut tries = 0;
+        loop {
+            let next = self.read_entry(state.version + 1)?;
+            let is_there =
+                self.files.stamp(&log_path(state.version))?.as_ref() == Some(&state.stamp);
+            match next {
+                _ if !is_there => {
+                    tries += 1;
+                    if tries > LOAD_TRIES {
+                        return Err(Error::new(ErrorKind::Busy, "the log moves on too fast"));
+                    }
+                    state = load(&*self.files, &self.names)?.ok_or_else(|| {
+                        Error::new(ErrorKind::NotFound, "the store was removed")
+                            .with_context("location", self.files.location())
+                    })?;
+                }
+                None => return Ok(self.set(state)),
+                Some(loaded) => self.apply(&mut state, loaded)?,
+            }
+        }
+    }
+
+    fn apply(&self, state: &mut State, loaded: Loaded) -> Result<()> {
+        let version = state.version + 1;
+        let Loaded { entry, stamp, fresh } = loaded;
+        match entry.change {
+            Change::Create => {
+                return Err(corrupt(&log_path(version), "the entry belongs at the start of a log"));
+            }
+            Change::Write => state.apply_write(version, stamp, fresh),
+            Change::Rewrite { consumed, added, removed, series } => {
+                let removed = removed.into_iter().collect();
+                let change = Rewritten { consumed, added, removed, series };
+                self.apply_rewrite(state, version, stamp, change)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn apply_rewrite(
+        &self,
+        state: &mut State,
+        version: u64,
+        stamp: Stamp,
+        change: Rewritten,
+    ) -> Result<()> {
+        let again = state.apply_rewrite(version, stamp, change, &mut |server, metric| {
+            self.intern(server, metric)
+        });
+        let kept = std::mem::take(&mut state.fresh);
+        for (first, last) in again {
+            for version in first..=last {
+                if let Some(Loaded { fresh: Some(fresh), .. }) = self.read_entry(version)? {
+                    state.add(fresh);
+                }
+            }
+        }
+        // They are newer than what was read again.
+        kept.into_iter().for_each(|fresh| state.add(fresh));
+        Ok(())
+    }
+
+    fn intern(&self, server: &str, metric: &str) -> Arc<SeriesKey> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).intern(server, metric)
+    }
+
+    fn read_entry(&self, version: u64) -> Result<Option<Loaded>> {
+        read_entry(&*self.files, &self.names, version)
+    }
+
+    /// Commits rows that are encoded as the file of `entry`.
+    ///
+    /// # Errors
+    /// With the outcome `Unknown` if they may have been committed, or may still be.
+    pub(crate) fn commit_write(&self, entry: &Entry, bytes: &Bytes, rows: Arc<Rows>) -> Result<()> {
+        let lock = self.lock();
+        loop {
+            let state = self.current();
+            let version = state.version + 1;
+            let Some(stamp) = self.try_create(version, entry, bytes)? else {
+                self.advance(&lock)?;
+                continue;
+            };
+            if self.files.stamp(&log_path(state.version))?.as_ref() != Some(&state.stamp) {
+                return self.settle_stale(version, &lock);
+            }
+            if rows.len() as u64 > MEMORY_ROWS_MAX {
+                // Found again by whoever reads next.
+                return Ok(());
+            }
+            let mut state = State::clone(&state);
+            state.apply_write(version, stamp, fresh_of(version, FreshRows::Memory(rows)));
+            self.set(state);
+            return Ok(());
+        }
+    }
+
+    /// Commits files in the place of others, made from `base`.
+    ///
+    /// # Errors
+    /// With the outcome `Unknown` if that may have been committed, or may still be.
+    pub(crate) fn commit_rewrite(
+        &self,
+        entry: &Entry,
+        base: &State,
+        cutoff_ms: Option<i64>,
+    ) -> Result<Rewriting> {
+        let bytes = encode_empty(&entry.to_text()?)?;
+        let lock = self.lock();
+        loop {
+            let state = self.advance(&lock)?;
+            // What was written meanwhile stays as it is, beside the new files; but a prune has to
+            // remove what came before it returns.
+            let is_early = |entry: &crate::manifest::FreshEntry| {
+                entry.version > base.version && cutoff_ms.is_some_and(|cutoff| entry.min_ms < cutoff)
+            };
+            if state.rewritten != base.rewritten || state.fresh_entries.iter().any(is_early) {
+                return Ok(Rewriting::Overtaken);
+            }
+            let version = state.version + 1;
+            if self.try_create(version, entry, &bytes)?.is_none() {
+                continue;
+            }
+            if self.files.stamp(&log_path(state.version))?.as_ref() != Some(&state.stamp) {
+                self.settle_stale(version, &lock)?;
+                return Ok(Rewriting::Overtaken);
+            }
+            self.advance(&lock).map_err(|error| error.with_outcome(Outcome::Unknown))?;
+            return Ok(Rewriting::Done);
+        }
+    }
+
+    /// Creates an entry; `None` if there is one with its number already.
+    fn try_create(&self, version: u64, entry: &Entry, bytes: &Bytes) -> Result<Option<Stamp>> {
+        let path = log_path(version);
+        let mut tries = 0;
+        loop {
+            let error = match self.files.create(&path, bytes) {
+                Ok(Put::Created(stamp)) => return Ok(Some(stamp)),
+                Ok(Put::Exists) if tries == 0 => return Ok(None),
+                // An attempt before, of which nothing was heard, may have been the one.
+                Ok(Put::Exists) => return self.is_ours(version, entry),
+                Err(error) if error.is_retryable() && !is_failed_sync(&error) => error,
+                Err(error) => return Err(error),
+            };
+            tries += 1;
+            if tries > UNSURE_TRIES {
+                return Err(error.with_outcome(Outcome::Unknown));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(20 << tries));
+        }
+    }
+
+    fn is_ours(&self, version: u64, entry: &Entry) -> Result<Option<Stamp>> {
+        let unsure = |error: Error| error.with_outcome(Outcome::Unknown);
+        let loaded = self.read_entry(version).map_err(unsure)?;
+        Ok(loaded.filter(|loaded| loaded.entry.id == entry.id).map(|loaded| loaded.stamp))
+    }
+
+    /// Finds out what an entry is worth that was created after one that is gone: this handle slept
+    /// while others went on and cleared away. Entries that were not merged yet are never removed.
+    fn settle_stale(&self, version: u64, lock: &MutexGuard<'_, ()>) -> Result<()> {
+        let state = self.advance(lock).map_err(|error| error.with_outcome(Outcome::Unknown))?;
+        if version > state.consumed {
+            return Ok(());
+        }
+        // Merged long ago, or never part of the log: nobody needs the file.
+        self.files.remove(&log_path(version))?;
+        Err(Error::new(ErrorKind::Unavailable, "the commit took so long that its fate is unknown")
+            .with_outcome(Outcome::Unknown))
+    }
+
+    /// Writes the current state out, and removes checkpoints and entries that nobody needs.
+    pub(crate) fn checkpoint(&self) -> Result<()> {
+        let state = self.current();
+        let bytes = Checkpoint::of(&state).to_bytes()?;
+        self.files.create(&checkpoint_path(state.version), &bytes)?;
+        let mut versions = checkpoints(&*self.files)?;
+        for version in versions.iter().skip(2) {
+            self.files.remove(&checkpoint_path(*version))?;
+        }
+        versions.truncate(2);
+        // The older of the two is for the case that the newer one gets damaged.
+        let Some(older) = versions.get(1) else { return Ok(()) };
+        let mut entries: Vec<u64> =
+            self.files.list("log")?.iter().filter_map(|file| version_of(&file.path)).collect();
+        entries.sort_unstable();
+        let unneeded = |version: &&u64| **version < *older && **version <= state.consumed;
+        // The oldest first, so that what is left has no gap.
+        for version in entries.iter().take_while(unneeded) {
+            self.files.remove(&log_path(*version))?;
+        }
+        Ok(())
+    }
+}
+
+/// The versions of the checkpoints, the newest first.
+fn checkpoints(files: &dyn Files) -> Result<Vec<u64>> {
+    let mut versions: Vec<u64> =
+        files.list("checkpoint")?.iter().filter_map(|file| version_of(&file.path)).collect();
+    versions.sort_unstable_by(|one, other| other.cmp(one));
+    Ok(versions)
+}
+
+/// Finds the newest state that is written out, or the first one; `None` if there is no store.
+fn load(files: &dyn Files, names: &Mutex<Names>) -> Result<Option<State>> {
+    let mut last_error = None;
+    for _ in 0..LOAD_TRIES {
+        let versions = checkpoints(files)?;
+        for version in &versions {
+            match load_checkpoint(files, names, *version) {
+                Ok(Some(state)) => return Ok(Some(state)),
+                // Removed meanwhile: there are newer ones.
+                Ok(None) => {}
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    tracing::warn!(target: "storage", %error, "a checkpoint is damaged");
+                    last_error = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        match read_entry(files, names, 0)? {
+            Some(Loaded { entry: Entry { change: Change::Create, .. }, stamp, .. }) => {
+                return Ok(Some(State::empty(stamp)));
+            }
+            Some(_) => return Err(corrupt(&log_path(0), "the log starts with another entry")),
+            None if versions.is_empty() => return Ok(None),
+            None => {}
+        }
+    }
+    Err(last_error.unwrap_or_else(|| Error::new(ErrorKind::Busy, "the log moves on too fast")))
+}
+
+fn load_checkpoint(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Result<Option<State>> {
+    let path = checkpoint_path(version);
+    let Some(source) = files.open(&path)? else { return Ok(None) };
+    let checkpoint = Checkpoint::parse(&source.read_all()?, &path)?;
+    if checkpoint.version != version {
+        return Err(corrupt(&path, "the checkpoint is of another version"));
+    }
+    let Some(stamp) = files.stamp(&log_path(version))? else { return Ok(None) };
+    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut intern = |server: &str, metric: &str| names.intern(server, metric);
+    Ok(Some(State::of_checkpoint(checkpoint, stamp, &mut intern)))
+}
+
+fn read_entry(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Result<Option<Loaded>> {
+    let path = log_path(version);
+    let Some(source) = files.open(&path)? else { return Ok(None) };
+    let file = DataFile::open(&source, names)?;
+    let entry = Entry::parse(file.entry(), &path)?;
+    let fresh = match entry.change {
+        Change::Write if file.rows() <= MEMORY_ROWS_MAX => {
+            FreshRows::Memory(Arc::new(read_rows(&file, &source)?))
+        }
+        _ => FreshRows::File(Arc::new(file)),
+    };
+    let fresh = fresh_of(version, fresh);
+    Ok(Some(Loaded { entry, stamp: source.stamp, fresh }))
+}
+
+fn fresh_of(version: u64, rows: FreshRows) -> Option<Fresh> {
+    let (min_ms, max_ms) = match &rows {
+        FreshRows::Memory(rows) => rows.extent()?,
+        FreshRows::File(file) => file.extent()?,
+    };
+    Some(Fresh { first: version, last: version, min_ms, max_ms, rows })
+}
+
+/// Reads every row of a file.
+pub(crate) fn read_rows(file: &DataFile, source: &Source) -> Result<Rows> {
+    let samples = file.read(source, &[0..file.rows()])?;
+    let mut rows = Rows::default();
+    for entry in &file.index {
+        rows.push(&entry.key, samples.part(entry.start as usize, entry.end as usize));
+    }
+    Ok(rows)
+}
