@@ -95,10 +95,11 @@ fn dependencies_point_one_way() {
     for driver in ["sqlx", "tokio-postgres", "arrow", "parquet", "object_store", "pco"] {
         assert!(!of_core.iter().any(|name| name == driver), "core depends on {driver}");
     }
-    let ours = ["storage-sqlite", "storage", "storage-cli", "conformance-tests"];
+    let ours = ["storage-sqlite", "storage-parquet", "storage", "storage-cli", "conformance-tests"];
     for (name, allowed) in [
         ("storage-core", &[][..]),
         ("storage-sqlite", &["storage-core"][..]),
+        ("storage-parquet", &["storage-core"][..]),
         ("conformance-tests", &["storage-core"][..]),
     ] {
         for dependency in dependencies(name).iter().filter(|d| ours.contains(&d.as_str())) {

@@ -85,6 +85,8 @@ pub(crate) enum Format {
     Csv,
     /// For programs: an array of objects, or one object.
     Json,
+    /// A Parquet file: `export` alone.
+    Parquet,
 }
 
 /// What to do.
@@ -104,8 +106,11 @@ pub(crate) enum Command {
     Latest(Latest),
     /// Draw series in the terminal.
     Plot(Plot),
-    /// Write samples as CSV, JSON lines or InfluxDB line protocol.
+    /// Write samples as CSV, JSON lines, InfluxDB line protocol or Parquet.
     Export(Export),
+    /// Take in Parquet files that pandas, DuckDB, Spark or `export` wrote.
+    #[cfg(feature = "parquet")]
+    Adopt(Adopt),
     /// Remove all samples before a time.
     Prune(Prune),
     /// Print size and extent of the store.
@@ -256,6 +261,8 @@ pub(crate) enum SampleFormat {
     Jsonl,
     /// InfluxDB line protocol.
     Influx,
+    /// A Parquet file; `import` does not read it, `adopt` does.
+    Parquet,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -354,6 +361,24 @@ pub(crate) struct Export {
     /// Format of the samples [default: by the name of the file, else csv].
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) output_format: Option<SampleFormat>,
+}
+
+#[cfg(feature = "parquet")]
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Files have the columns server_id, timestamp, metric_type, value and, perhaps, metadata.
+
+Examples:
+  storage adopt january.parquet february.parquet
+  storage adopt --url parquet:///var/lib/archive lake/")]
+pub(crate) struct Adopt {
+    /// Files to read, or directories whose *.parquet files are read.
+    #[arg(required = true, value_name = "PATH")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Samples that are stored at once, all or nothing.
+    #[arg(long, default_value_t = 100_000, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    pub(crate) batch_size: u32,
 }
 
 #[derive(Debug, ClapArgs)]

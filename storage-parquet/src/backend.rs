@@ -185,9 +185,9 @@ impl ParquetBackend {
             let found = store.ask(|state| store.collect(state, select, start_ms, end_ms))?;
             let mut found: Vec<_> = found.into_iter().collect();
             found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
-            let samples = found
-                .into_iter()
-                .map(|(key, samples)| Ok((SeriesKey::clone(&key), to_samples(samples.as_slice())?)));
+            let samples = found.into_iter().map(|(key, samples)| {
+                Ok((SeriesKey::clone(&key), to_samples(samples.as_slice())?))
+            });
             samples.collect()
         })
         .await

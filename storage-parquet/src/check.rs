@@ -51,7 +51,8 @@ impl Store {
         }
         // A file that could not be read has been named.
         if report.problems.is_empty() && !totals.iter().eq(state.totals.iter()) {
-            let error = Error::new(ErrorKind::Corrupt, "the totals of series differ from the files");
+            let error =
+                Error::new(ErrorKind::Corrupt, "the totals of series differ from the files");
             note(&mut report, &error);
         }
         self.check_fresh(state, &mut report)?;
@@ -59,12 +60,15 @@ impl Store {
         Ok(report)
     }
 
-    fn check_file(&self, entry: &FileEntry, totals: &mut BTreeMap<Arc<SeriesKey>, Total>) -> Result<()> {
+    fn check_file(
+        &self,
+        entry: &FileEntry,
+        totals: &mut BTreeMap<Arc<SeriesKey>, Total>,
+    ) -> Result<()> {
         let path = &entry.path;
-        let source = self
-            .files()
-            .open(path)?
-            .ok_or_else(|| Error::new(ErrorKind::NotFound, "not there").with_context("file", path))?;
+        let source = self.files().open(path)?.ok_or_else(|| {
+            Error::new(ErrorKind::NotFound, "not there").with_context("file", path)
+        })?;
         // Not from memory: what is on disk counts.
         let file = DataFile::open(&source, &self.log.names)?;
         let times = file.extent() == Some((entry.min_ms, entry.max_ms));
@@ -111,7 +115,9 @@ impl Store {
     fn check_checkpoints(&self, report: &mut CheckReport) -> Result<()> {
         for listed in self.files().list("checkpoint")? {
             let is_one = crate::schema::version_of(&listed.path).is_some();
-            let Some(source) = self.files().open(&listed.path)?.filter(|_| is_one) else { continue };
+            let Some(source) = self.files().open(&listed.path)?.filter(|_| is_one) else {
+                continue;
+            };
             report.pieces += 1;
             match Checkpoint::parse(&source.read_all()?, &listed.path) {
                 Err(error) if error.kind() == ErrorKind::Corrupt => note(report, &error),

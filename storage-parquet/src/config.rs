@@ -234,7 +234,9 @@ impl ParquetOptions {
     fn with_cloud_parameter(mut self, name: &str, value: &str) -> Result<Self> {
         let known = ["aws_", "google_", "azure_", "allow_http", "timeout", "connect_timeout"];
         match &mut self.location {
-            Location::Cloud { options, .. } if known.iter().any(|start| name.starts_with(start)) => {
+            Location::Cloud { options, .. }
+                if known.iter().any(|start| name.starts_with(start)) =>
+            {
                 options.insert(name.to_owned(), percent_decoded(value)?);
                 Ok(self)
             }

@@ -10,12 +10,23 @@ use crate::rows::Slice;
 
 /// Returns what is stored of a record beside its names: time, value, metadata.
 pub(crate) fn to_stored(record: &MetricRecord) -> Result<(i64, f64, Option<Arc<str>>)> {
-    let metadata = normal_metadata(record.metadata.as_ref()).map(|metadata| {
+    let metadata = to_text(record.metadata.as_ref())?;
+    Ok((floor_ms(record.timestamp), normal_value(record.value), metadata))
+}
+
+/// Returns what is stored of a sample.
+pub(crate) fn to_stored_sample(sample: &Sample) -> Result<(i64, f64, Option<Arc<str>>)> {
+    let metadata = to_text(sample.metadata.as_ref())?;
+    Ok((floor_ms(sample.timestamp), normal_value(sample.value), metadata))
+}
+
+fn to_text(metadata: Option<&serde_json::Value>) -> Result<Option<Arc<str>>> {
+    let text = normal_metadata(metadata).map(|metadata| {
         serde_json::to_string(metadata).map(Arc::from).map_err(|error| {
             Error::invalid("the metadata cannot be written as JSON").with_source(error)
         })
     });
-    Ok((floor_ms(record.timestamp), normal_value(record.value), metadata.transpose()?))
+    text.transpose()
 }
 
 /// Returns the samples of a slice.

@@ -57,12 +57,7 @@ pub(crate) struct Encoder {
 impl Encoder {
     /// Starts a file; without `encoding` it is chosen from the first rows.
     pub(crate) fn new(encoding: Option<ValueEncoding>) -> Self {
-        Self {
-            writer: None,
-            encoding,
-            pending: Rows::default(),
-            index: Vec::new(),
-        }
+        Self { writer: None, encoding, pending: Rows::default(), index: Vec::new() }
     }
 
     /// Adds samples of a series: the same as before, later ones, or the next one in order.
@@ -147,8 +142,9 @@ fn failed(error: ParquetError) -> Error {
     Error::new(ErrorKind::Internal, "a file cannot be encoded").with_source(error)
 }
 
-fn write_group(
-    writer: &mut SerializedFileWriter<Vec<u8>>,
+/// Writes rows as the next row group of a file.
+pub(crate) fn write_group<W: Write + Send>(
+    writer: &mut SerializedFileWriter<W>,
     rows: &Rows,
 ) -> Result<(), ParquetError> {
     let mut group = writer.next_row_group()?;
@@ -167,8 +163,8 @@ fn write_group(
 
 type Column<'a> = parquet::file::writer::SerializedColumnWriter<'a>;
 
-fn write_column(
-    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+fn write_column<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
     write: impl FnOnce(&mut Column<'_>) -> Result<usize, ParquetError>,
 ) -> Result<(), ParquetError> {
     let column = group.next_column()?;
@@ -178,8 +174,8 @@ fn write_column(
     column.close()
 }
 
-fn write_names(
-    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+fn write_names<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
     rows: &Rows,
     name_of: impl Fn(&SeriesKey) -> &String,
 ) -> Result<(), ParquetError> {
@@ -203,8 +199,8 @@ fn write_names(
     })
 }
 
-fn write_metadata(
-    group: &mut SerializedRowGroupWriter<'_, Vec<u8>>,
+fn write_metadata<W: Write + Send>(
+    group: &mut SerializedRowGroupWriter<'_, W>,
     rows: &Rows,
 ) -> Result<(), ParquetError> {
     write_column(group, |column| {
@@ -227,7 +223,7 @@ fn write_metadata(
 }
 
 /// Writes a sample of the values in each encoding and returns the one that is smaller.
-fn choose_encoding(rows: &Rows) -> Result<ValueEncoding, ParquetError> {
+pub(crate) fn choose_encoding(rows: &Rows) -> Result<ValueEncoding, ParquetError> {
     let values = rows.values();
     if values.len() < TRIAL_VALUES_MIN {
         return Ok(ValueEncoding::ByteStreamSplit);
@@ -247,7 +243,11 @@ fn choose_encoding(rows: &Rows) -> Result<ValueEncoding, ParquetError> {
         rows.push(&Arc::new(SeriesKey::new("-", "-")), samples.as_slice());
         write_group(&mut writer, &rows)?;
         let metadata = writer.finish()?;
-        Ok(metadata.row_groups().iter().map(|g| g.column(crate::schema::VALUE).compressed_size()).sum())
+        Ok(metadata
+            .row_groups()
+            .iter()
+            .map(|g| g.column(crate::schema::VALUE).compressed_size())
+            .sum())
     };
     let split = size_in(ValueEncoding::ByteStreamSplit)?;
     let dictionary = size_in(ValueEncoding::Dictionary)?;
@@ -296,11 +296,8 @@ fn with_footer(
     };
     let checksums = pages.iter().map(checksum).collect::<Result<Vec<_>>>()?;
     let file = metadata.file_metadata();
-    let entries = [
-        (KEY_ENTRY, entry.to_owned()),
-        (KEY_INDEX, index),
-        (KEY_PAGES, encode_pages(&checksums)),
-    ];
+    let entries =
+        [(KEY_ENTRY, entry.to_owned()), (KEY_INDEX, index), (KEY_PAGES, encode_pages(&checksums))];
     let entries = entries.map(|(key, value)| KeyValue::new(key.to_owned(), value));
     let file = FileMetaData::new(
         file.version(),

@@ -22,9 +22,9 @@ pub(crate) fn from_io(error: io::Error, path: &str) -> Error {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             (ErrorKind::PermissionDenied, "the file system does not permit it")
         }
-        io::ErrorKind::StorageFull
-        | io::ErrorKind::QuotaExceeded
-        | io::ErrorKind::FileTooLarge => (ErrorKind::StorageFull, "no space left"),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            (ErrorKind::StorageFull, "no space left")
+        }
         io::ErrorKind::UnexpectedEof => (ErrorKind::Corrupt, "the file is shorter than it says"),
         io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory => {
             (ErrorKind::Config, "the path is not what it should be, a file or a directory")
@@ -199,10 +199,7 @@ mod tests {
             (StoreError::AlreadyExists { path: path(), source: source() }, ErrorKind::Busy),
             (StoreError::Precondition { path: path(), source: source() }, ErrorKind::Busy),
             (StoreError::Generic { store: "S3", source: source() }, ErrorKind::Unavailable),
-            (
-                StoreError::UnknownConfigurationKey { key: path(), store: "S3" },
-                ErrorKind::Config,
-            ),
+            (StoreError::UnknownConfigurationKey { key: path(), store: "S3" }, ErrorKind::Config),
         ] {
             let mapped = from_object_store(error, "a");
             assert_eq!(mapped.kind(), kind);

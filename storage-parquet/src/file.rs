@@ -6,8 +6,8 @@
 use std::io::{self, Read};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use parquet::column::reader::ColumnReaderImpl;
@@ -138,12 +138,15 @@ impl DataFile {
         let mut first = 0u64;
         for (number, group) in self.metadata.row_groups().iter().enumerate() {
             let end = first + group.num_rows() as u64;
-            let index = self.metadata.column_index().and_then(|all| all.get(number)?.get(TIMESTAMP));
-            let offsets = self.metadata.offset_index().and_then(|all| all.get(number)?.get(TIMESTAMP));
+            let index =
+                self.metadata.column_index().and_then(|all| all.get(number)?.get(TIMESTAMP));
+            let offsets =
+                self.metadata.offset_index().and_then(|all| all.get(number)?.get(TIMESTAMP));
             let (Some(ColumnIndexMetaData::INT64(bounds)), Some(offsets)) = (index, offsets) else {
                 return Vec::new();
             };
-            let starts = offsets.page_locations().iter().map(|page| first + page.first_row_index as u64);
+            let starts =
+                offsets.page_locations().iter().map(|page| first + page.first_row_index as u64);
             let ends = starts.clone().skip(1).chain([end]);
             for (place, (start, end)) in starts.zip(ends).enumerate() {
                 let inside = rows.start <= start && end <= rows.end;
@@ -160,8 +163,10 @@ impl DataFile {
 
     /// Reads rows, given as ranges in order.
     pub(crate) fn read(&self, source: &Source, ranges: &[Range<u64>]) -> Result<Samples> {
-        let reader =
-            Arc::new(Checked { source: source.clone(), checksums: Some(Arc::clone(&self.checksums)) });
+        let reader = Arc::new(Checked {
+            source: source.clone(),
+            checksums: Some(Arc::clone(&self.checksums)),
+        });
         let samples = guarded(&self.path, || self.read_columns(&reader, ranges))?;
         let expected: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let sane = samples.ms.iter().all(|ms| is_sample_ms(*ms))
@@ -230,9 +235,15 @@ impl DataFile {
     }
 
     /// Reads the names of rows: for a check of the index, which otherwise stands for them.
-    pub(crate) fn read_names(&self, source: &Source, rows: Range<u64>) -> Result<Vec<(Arc<str>, Arc<str>)>> {
-        let reader =
-            Arc::new(Checked { source: source.clone(), checksums: Some(Arc::clone(&self.checksums)) });
+    pub(crate) fn read_names(
+        &self,
+        source: &Source,
+        rows: Range<u64>,
+    ) -> Result<Vec<(Arc<str>, Arc<str>)>> {
+        let reader = Arc::new(Checked {
+            source: source.clone(),
+            checksums: Some(Arc::clone(&self.checksums)),
+        });
         let all = [rows];
         guarded(&self.path, || {
             let servers = self.read_column::<ByteArrayType>(&reader, SERVER, &all, None)?;
@@ -335,8 +346,7 @@ impl Read for Rest {
         if length == 0 {
             return Ok(0);
         }
-        let bytes =
-            self.source.reader.read_at(self.place, length).map_err(io::Error::other)?;
+        let bytes = self.source.reader.read_at(self.place, length).map_err(io::Error::other)?;
         buffer[..length].copy_from_slice(&bytes);
         self.place += length as u64;
         Ok(length)

@@ -103,7 +103,11 @@ fn decode_entries(bytes: &[u8], names: &mut Names) -> Result<Vec<IndexEntry>> {
             .map_err(|_| corrupt("the index has a name that no series has"))?;
         let key = names.intern(server_id, metric_type);
         let ordered = entries.last().is_none_or(|before| before.key < key);
-        if !ordered || end == row || min_ms > max_ms || !is_sample_ms(min_ms) || !is_sample_ms(max_ms)
+        if !ordered
+            || end == row
+            || min_ms > max_ms
+            || !is_sample_ms(min_ms)
+            || !is_sample_ms(max_ms)
         {
             return Err(corrupt("the index contradicts itself"));
         }

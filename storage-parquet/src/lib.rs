@@ -27,6 +27,7 @@ mod config;
 mod convert;
 mod encode;
 mod error;
+mod exchange;
 mod file;
 mod files;
 mod index;
@@ -42,3 +43,4 @@ mod write;
 
 pub use backend::{ParquetBackend, ReadCounts};
 pub use config::ParquetOptions;
+pub use exchange::{ParquetFileWriter, read_parquet_file};

@@ -81,7 +81,8 @@ impl Log {
                 })?
             }
         };
-        let log = Self { files, names, state: RwLock::new(Arc::new(state)), advancing: Mutex::default() };
+        let log =
+            Self { files, names, state: RwLock::new(Arc::new(state)), advancing: Mutex::default() };
         log.refresh()?;
         Ok(log)
     }
@@ -228,7 +229,8 @@ impl Log {
             // What was written meanwhile stays as it is, beside the new files; but a prune has to
             // remove what came before it returns.
             let is_early = |entry: &crate::manifest::FreshEntry| {
-                entry.version > base.version && cutoff_ms.is_some_and(|cutoff| entry.min_ms < cutoff)
+                entry.version > base.version
+                    && cutoff_ms.is_some_and(|cutoff| entry.min_ms < cutoff)
             };
             if state.rewritten != base.rewritten || state.fresh_entries.iter().any(is_early) {
                 return Ok(Rewriting::Overtaken);
@@ -253,8 +255,9 @@ impl Log {
         loop {
             let error = match self.files.create(&path, bytes) {
                 Ok(Put::Created(stamp)) => return Ok(Some(stamp)),
-                Ok(Put::Exists) if tries == 0 => return Ok(None),
-                // An attempt before, of which nothing was heard, may have been the one.
+                Ok(Put::Exists) if tries == 0 && !self.files.is_remote() => return Ok(None),
+                // An attempt before, of which nothing was heard, may have been the one: ours, or
+                // one that the client for the object store has repeated.
                 Ok(Put::Exists) => return self.is_ours(version, entry),
                 Err(error) if error.is_retryable() && !is_failed_sync(&error) => error,
                 Err(error) => return Err(error),
@@ -355,9 +358,20 @@ fn load_checkpoint(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Res
         return Err(corrupt(&path, "the checkpoint is of another version"));
     }
     let Some(stamp) = files.stamp(&log_path(version))? else { return Ok(None) };
-    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut intern = |server: &str, metric: &str| names.intern(server, metric);
-    Ok(Some(State::of_checkpoint(checkpoint, stamp, &mut intern)))
+    let mut state = {
+        let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut intern = |server: &str, metric: &str| names.intern(server, metric);
+        State::of_checkpoint(checkpoint, stamp, &mut intern)
+    };
+    // Rows that were not merged are in the log alone, where they stay until they are.
+    for entry in state.consumed + 1..=version {
+        match read_entry(files, names, entry)? {
+            Some(Loaded { fresh: Some(fresh), .. }) => state.apply_fresh(entry, fresh),
+            Some(_) => {}
+            None => return Ok(None),
+        }
+    }
+    Ok(Some(state))
 }
 
 fn read_entry(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Result<Option<Loaded>> {
@@ -391,4 +405,192 @@ pub(crate) fn read_rows(file: &DataFile, source: &Source) -> Result<Rows> {
         rows.push(&entry.key, samples.part(entry.start as usize, entry.end as usize));
     }
     Ok(rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::encode_fast;
+    use crate::files::LocalFiles;
+    use crate::files::faulty::FaultyFiles;
+    use crate::rows::Samples;
+
+    fn rows(ms: i64) -> Arc<Rows> {
+        let mut samples = Samples::default();
+        samples.push(ms, ms as f64, None);
+        let mut rows = Rows::default();
+        rows.push(&Arc::new(SeriesKey::new("a", "b")), samples.as_slice());
+        Arc::new(rows)
+    }
+
+    fn write(log: &Log, ms: i64) -> Result<()> {
+        let entry = Entry::new(Change::Write);
+        let rows = rows(ms);
+        let encoded = encode_fast(&rows, &entry.to_text()?)?;
+        log.commit_write(&entry, &encoded.bytes, rows)
+    }
+
+    /// The times that a state holds, all of them fresh.
+    fn times(state: &State) -> Vec<i64> {
+        let pieces = state.fresh.iter().flat_map(|fresh| match &fresh.rows {
+            FreshRows::Memory(rows) => rows.times().to_vec(),
+            FreshRows::File(_) => panic!("a small batch is held in memory"),
+        });
+        let mut times: Vec<_> = pieces.collect();
+        times.sort_unstable();
+        times
+    }
+
+    fn local(dir: &tempfile::TempDir) -> Arc<dyn Files> {
+        Arc::new(LocalFiles::new(dir.path().join("store")))
+    }
+
+    fn reset(log: &Log, state: &State) {
+        log.set(state.clone());
+    }
+
+    /// A rewrite that changes nothing but that everything counts as merged.
+    fn consume(log: &Log) {
+        let base = log.refresh().unwrap();
+        let change = Change::Rewrite {
+            consumed: base.version,
+            added: Vec::new(),
+            removed: Vec::new(),
+            series: Vec::new(),
+        };
+        let done = log.commit_rewrite(&Entry::new(change), &base, None).unwrap();
+        assert_eq!(done, Rewriting::Done);
+        log.checkpoint().unwrap();
+    }
+
+    #[test]
+    fn faults_lose_nothing_and_what_is_said_is_so() {
+        for seed in 0..60 {
+            let dir = tempfile::tempdir().unwrap();
+            Log::open(local(&dir), true).unwrap();
+            let open = || Log::open(Arc::new(FaultyFiles::new(local(&dir), seed, 6)), true);
+            let (mut certain, mut unsure, mut refused) = (Vec::new(), Vec::new(), Vec::new());
+            let mut log = open();
+            for ms in 0..60 {
+                let Ok(opened) = &log else {
+                    log = open();
+                    continue;
+                };
+                match write(opened, ms) {
+                    Ok(()) => certain.push(ms),
+                    Err(error) if error.outcome() == Outcome::Unknown => unsure.push(ms),
+                    Err(_) => refused.push(ms),
+                }
+                if ms % 20 == 0 {
+                    log = open();
+                }
+            }
+            let found = times(&Log::open(local(&dir), false).unwrap().current());
+            assert!(certain.iter().all(|ms| found.contains(ms)), "seed {seed}: {found:?}");
+            assert!(!refused.iter().any(|ms| found.contains(ms)), "seed {seed}: {refused:?}");
+            assert!(certain.len() > 10, "seed {seed}: {unsure:?}");
+        }
+    }
+
+    #[test]
+    fn a_handle_that_slept_while_the_log_was_cleared_loses_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (awake, asleep) =
+            (Log::open(local(&dir), true).unwrap(), Log::open(local(&dir), true).unwrap());
+        for round in 0..4 {
+            for ms in 0..5 {
+                write(&awake, round * 10 + ms).unwrap();
+            }
+            consume(&awake);
+        }
+        write(&awake, 1000).unwrap();
+        let slept = State::clone(&asleep.current());
+        assert!(awake.files.stamp(&log_path(slept.version + 1)).unwrap().is_none());
+        // It reads: what it finds is the present.
+        assert_eq!(times(&asleep.refresh().unwrap()), [1000]);
+        // It writes without having looked: the number it tries is free, but out of date.
+        reset(&asleep, &slept);
+        let error = write(&asleep, 2000).unwrap_err();
+        assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Unknown, true));
+        write(&asleep, 2000).unwrap();
+        assert_eq!(times(&awake.refresh().unwrap()), [1000, 2000]);
+        assert_eq!(times(&Log::open(local(&dir), false).unwrap().current()), [1000, 2000]);
+    }
+
+    #[test]
+    fn a_checkpoint_torn_at_each_byte_is_passed_over_for_the_one_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(local(&dir), true).unwrap();
+        for ms in 0..3 {
+            write(&log, ms).unwrap();
+            consume(&log);
+        }
+        write(&log, 7).unwrap();
+        let newest = checkpoint_path(log.current().version - 1);
+        let path = dir.path().join("store").join(newest);
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let again = Log::open(local(&dir), false).unwrap().current();
+            assert_eq!(
+                (again.version, times(&again)),
+                (log.current().version, vec![7]),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_entry_torn_at_each_byte_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(local(&dir), true).unwrap();
+        write(&log, 1).unwrap();
+        let path = dir.path().join("store").join(log_path(1));
+        let whole = std::fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            let error = Log::open(local(&dir), false).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{length} bytes: {error:#}");
+            assert_eq!(error.context("file"), Some(&*log_path(1)));
+        }
+        std::fs::write(&path, &whole).unwrap();
+        assert_eq!(times(&Log::open(local(&dir), false).unwrap().current()), [1]);
+    }
+
+    #[test]
+    fn a_bit_flipped_anywhere_is_noticed_or_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(local(&dir), true).unwrap();
+        write(&log, 1).unwrap();
+        let path = dir.path().join("store").join(log_path(1));
+        let whole = std::fs::read(&path).unwrap();
+        for byte in 0..whole.len() {
+            let mut broken = whole.clone();
+            broken[byte] ^= 1 << (byte % 8);
+            std::fs::write(&path, &broken).unwrap();
+            match Log::open(local(&dir), false) {
+                Ok(again) => assert_eq!(times(&again.current()), [1], "byte {byte}"),
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {byte}: {error:#}")
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn four_threads_commit_and_every_commit_gets_a_number() {
+        let dir = tempfile::tempdir().unwrap();
+        Log::open(local(&dir), true).unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let files = local(&dir);
+                scope.spawn(move || {
+                    let log = Log::open(files, false).unwrap();
+                    (0..50).for_each(|no| write(&log, writer * 1000 + no).unwrap());
+                });
+            }
+        });
+        let state = Log::open(local(&dir), false).unwrap().current();
+        assert_eq!((state.version, times(&state).len()), (200, 200));
+    }
 }

@@ -39,7 +39,8 @@ pub(crate) fn start(store: &Arc<Store>) {
                 (Some(oldest), Some((seen, _))) if oldest == seen => {}
                 (oldest, _) => waiting = oldest.map(|oldest| (oldest, Instant::now())),
             }
-            let is_old = waiting.is_some_and(|(_, since)| since.elapsed() >= store.options.merge_after);
+            let is_old =
+                waiting.is_some_and(|(_, since)| since.elapsed() >= store.options.merge_after);
             if !is_old && !is_merge_due(&store) {
                 continue;
             }

@@ -77,12 +77,7 @@ pub(crate) enum Change {
     /// The rows of the entry's own file are added.
     Write,
     /// Files take the place of others and of all rows written up to an entry.
-    Rewrite {
-        consumed: u64,
-        added: Vec<FileEntry>,
-        removed: Vec<String>,
-        series: Vec<SeriesTotal>,
-    },
+    Rewrite { consumed: u64, added: Vec<FileEntry>, removed: Vec<String>, series: Vec<SeriesTotal> },
 }
 
 impl Entry {
@@ -240,7 +235,13 @@ impl State {
     /// Applies rows written by the next entry.
     pub(crate) fn apply_write(&mut self, version: u64, stamp: Stamp, fresh: Option<Fresh>) {
         (self.version, self.stamp) = (version, stamp);
-        let Some(fresh) = fresh else { return };
+        if let Some(fresh) = fresh {
+            self.apply_fresh(version, fresh);
+        }
+    }
+
+    /// Adds the rows of an entry, which are newer than all others.
+    pub(crate) fn apply_fresh(&mut self, version: u64, fresh: Fresh) {
         self.fresh_entries.push(FreshEntry { version, min_ms: fresh.min_ms });
         self.add(fresh);
     }
@@ -249,7 +250,8 @@ impl State {
     pub(crate) fn add(&mut self, fresh: Fresh) {
         self.fresh.push(fresh);
         while let [.., before, last] = self.fresh.as_slice() {
-            let (FreshRows::Memory(old), FreshRows::Memory(new)) = (&before.rows, &last.rows) else {
+            let (FreshRows::Memory(old), FreshRows::Memory(new)) = (&before.rows, &last.rows)
+            else {
                 break;
             };
             if old.len() > 2 * new.len() || old.len() + new.len() > PIECE_ROWS_MAX {
@@ -378,7 +380,6 @@ pub(crate) fn series_total(key: &SeriesKey, total: Total) -> SeriesTotal {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -424,7 +425,10 @@ mod tests {
         let json = r#"{"format":99,"id":"x","change":"unheard_of"}"#;
         let text = format!("{:08x}{json}", crc32fast::hash(json.as_bytes()));
         let error = Entry::parse(&text, "log/1").unwrap_err();
-        assert_eq!((error.kind(), error.context("found")), (ErrorKind::VersionMismatch, Some("99")));
+        assert_eq!(
+            (error.kind(), error.context("found")),
+            (ErrorKind::VersionMismatch, Some("99"))
+        );
     }
 
     #[test]

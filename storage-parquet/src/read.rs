@@ -133,7 +133,9 @@ impl Store {
                         lay(&Arc::new(key.clone()), slice);
                     }
                 }
-                _ => rows.iter().filter(|(key, _)| select.matches(key)).for_each(|(k, s)| lay(k, s)),
+                _ => {
+                    rows.iter().filter(|(key, _)| select.matches(key)).for_each(|(k, s)| lay(k, s))
+                }
             },
             FreshRows::File(file) => {
                 let rows = rows_of(file, select, start_ms, end_ms);
@@ -182,7 +184,11 @@ impl Store {
     }
 
     /// Aggregates one series.
-    pub(crate) fn aggregate_of(&self, key: &SeriesKey, range: TimeRange) -> Result<MetricAggregation> {
+    pub(crate) fn aggregate_of(
+        &self,
+        key: &SeriesKey,
+        range: TimeRange,
+    ) -> Result<MetricAggregation> {
         let filter = SeriesFilter::exact(&key.server_id, &key.metric_type)?;
         self.ask(|state| {
             let mut accumulator = Accumulator::default();

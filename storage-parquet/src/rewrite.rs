@@ -16,7 +16,9 @@ use crate::file::DataFile;
 use crate::files::{Source, directory_of};
 use crate::index::IndexEntry;
 use crate::log::Rewriting;
-use crate::manifest::{Change, Entry, FileEntry, FreshRows, SeriesTotal, State, Total, series_total};
+use crate::manifest::{
+    Change, Entry, FileEntry, FreshRows, SeriesTotal, State, Total, series_total,
+};
 use crate::read::read_into;
 use crate::rows::{Rows, count_by_day, merge};
 use crate::schema::{DAY_MS, HOUR_MS, data_path};
@@ -233,7 +235,8 @@ impl<'s> Job<'s> {
     ) -> Result<()> {
         self.store.check_open()?;
         let cutoff_ms = self.goal.cutoff_ms.unwrap_or(i64::MIN);
-        let overlapping = files.iter().filter(|file| file.min_ms < end_ms && file.max_ms >= start_ms);
+        let overlapping =
+            files.iter().filter(|file| file.min_ms < end_ms && file.max_ms >= start_ms);
         let mut old = Vec::new();
         for entry in overlapping {
             let is_inside = start_ms <= entry.start_ms && entry.end_ms <= end_ms;
@@ -251,11 +254,14 @@ impl<'s> Job<'s> {
         let mut encoder = None;
         for keys in self.portions(&old, fresh) {
             let rows = merge_portion(&old, fresh, &keys, start_ms, end_ms)?;
-            let kept = if cutoff_ms > start_ms { rows.between(cutoff_ms, end_ms) } else { rows.clone() };
+            let kept =
+                if cutoff_ms > start_ms { rows.between(cutoff_ms, end_ms) } else { rows.clone() };
             self.removed_rows += (rows.len() - kept.len()) as u64;
             drop(rows);
             for (key, slice) in kept.iter() {
-                if encoder.as_ref().is_some_and(|encoder: &Encoder| encoder.bytes() > FILE_BYTES_MAX)
+                if encoder
+                    .as_ref()
+                    .is_some_and(|encoder: &Encoder| encoder.bytes() > FILE_BYTES_MAX)
                     && let Some(full) = encoder.take()
                 {
                     self.complete(full, start_ms, end_ms)?;
@@ -433,7 +439,8 @@ fn merge_portion(
     let mut parts = Vec::new();
     for Old { file, source } in old {
         let entries = file.index.iter().filter(|entry| is_inside(&entry.key));
-        let rows: Vec<_> = entries.map(|entry| (entry, file.narrow(entry, start_ms, end_ms))).collect();
+        let rows: Vec<_> =
+            entries.map(|entry| (entry, file.narrow(entry, start_ms, end_ms))).collect();
         let mut part = Rows::default();
         read_into(file, source, &rows, start_ms, end_ms, |key, slice| part.push(key, slice))?;
         parts.push(part);
@@ -455,7 +462,9 @@ fn part_of(file: &DataFile, source: &Source, start_ms: i64, end_ms: i64) -> Resu
             sum += to - from;
             rows.push((entry, range.start + from..range.start + to));
             if sum >= STEP_ROWS {
-                read_into(file, source, &rows, start_ms, end_ms, |key, slice| part.push(key, slice))?;
+                read_into(file, source, &rows, start_ms, end_ms, |key, slice| {
+                    part.push(key, slice)
+                })?;
                 rows.clear();
                 sum = 0;
             }

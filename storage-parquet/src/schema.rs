@@ -14,8 +14,8 @@
 use std::sync::{Arc, LazyLock};
 
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::file::metadata::SortingColumn;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr};
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{ColumnPath, TypePtr};
 use storage_core::metrics::time::from_ms;
@@ -78,7 +78,8 @@ pub(crate) enum ValueEncoding {
 /// Returns how a file is written.
 pub(crate) fn properties(encoding: ValueEncoding) -> WriterPropertiesPtr {
     let column = |index: usize| ColumnPath::from(COLUMNS[index]);
-    let ascending = |index| SortingColumn { column_idx: index, descending: false, nulls_first: false };
+    let ascending =
+        |index| SortingColumn { column_idx: index, descending: false, nulls_first: false };
     let value = match encoding {
         ValueEncoding::Plain => Encoding::PLAIN,
         // Also what follows a dictionary that has become too large.

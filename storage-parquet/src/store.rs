@@ -45,7 +45,11 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens the store; blocks.
-    pub(crate) fn open(options: ParquetOptions, files: Arc<dyn Files>, runtime: Handle) -> Result<Self> {
+    pub(crate) fn open(
+        options: ParquetOptions,
+        files: Arc<dyn Files>,
+        runtime: Handle,
+    ) -> Result<Self> {
         let log = Log::open(files, options.create && !options.read_only)?;
         Ok(Self {
             options,

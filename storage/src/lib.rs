@@ -7,5 +7,7 @@ mod registry;
 
 pub use registry::{Scheme, connect, connect_existing, schemes};
 pub use storage_core::*;
+#[cfg(feature = "parquet")]
+pub use storage_parquet as parquet;
 #[cfg(feature = "sqlite")]
 pub use storage_sqlite as sqlite;

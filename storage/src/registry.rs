@@ -20,8 +20,10 @@ const SCHEMES: &[Scheme] = &[
     scheme("sqlite", Some("sqlite"), cfg!(feature = "sqlite")),
     scheme("postgres", Some("postgres"), false),
     scheme("postgresql", Some("postgres"), false),
-    scheme("parquet", Some("parquet"), false),
-    scheme("parquet+s3", Some("parquet"), false),
+    scheme("parquet", Some("parquet"), cfg!(feature = "parquet")),
+    scheme("parquet+s3", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
+    scheme("parquet+gs", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
+    scheme("parquet+az", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
 ];
 
 const fn scheme(name: &'static str, feature: Option<&'static str>, built_in: bool) -> Scheme {
@@ -40,6 +42,8 @@ pub fn schemes() -> &'static [Scheme] {
 /// | `memory://` | a new one in memory |
 /// | `memory://NAME` | the one of that name in this process |
 /// | `sqlite://metrics.db`, `sqlite:///var/lib/metrics.db?synchronous=normal` | a SQLite file |
+/// | `parquet://archive`, `parquet:///var/lib/archive?merge_samples=100000` | Parquet files in a directory |
+/// | `parquet+s3://bucket/prefix`, `parquet+gs://...`, `parquet+az://...` | Parquet files in an object store |
 ///
 /// # Errors
 /// `Config` if the scheme is unknown, its feature is not built in, or a parameter is unknown or
@@ -63,7 +67,10 @@ pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
     open(url, false).await
 }
 
-#[cfg_attr(not(feature = "sqlite"), expect(unused_variables, reason = "memory is always there"))]
+#[cfg_attr(
+    not(any(feature = "sqlite", feature = "parquet")),
+    expect(unused_variables, reason = "memory is always there")
+)]
 async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
     let Some((name, rest)) = url.split_once("://") else {
         return Err(config("a store URL looks like sqlite://metrics.db"));
@@ -75,6 +82,12 @@ async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
             let options = storage_sqlite::SqliteOptions::from_url(url)?;
             let options = if create { options } else { options.create(false) };
             Ok(Arc::new(storage_sqlite::SqliteBackend::open(options).await?))
+        }
+        #[cfg(feature = "parquet")]
+        ("parquet" | "parquet+s3" | "parquet+gs" | "parquet+az", scheme) if scheme.built_in => {
+            let options = storage_parquet::ParquetOptions::from_url(url)?;
+            let options = if create { options } else { options.create(false) };
+            Ok(Arc::new(storage_parquet::ParquetBackend::open(options).await?))
         }
         (_, scheme) => Err(not_built_in(scheme)),
     }
@@ -97,8 +110,7 @@ fn find(name: &str) -> Result<&'static Scheme> {
 }
 
 fn not_built_in(scheme: &Scheme) -> Error {
-    let on = [("postgres", cfg!(feature = "postgres")), ("parquet", cfg!(feature = "parquet"))];
-    let requested = on.iter().any(|(name, on)| *on && scheme.feature == Some(name));
+    let requested = cfg!(feature = "postgres") && scheme.feature == Some("postgres");
     let problem = match requested {
         true => "the backend of the URL is not built yet, though its feature is on",
         false => "this build has no backend for the URL; build with the feature",
@@ -124,9 +136,14 @@ mod tests {
     async fn unknown_schemes_and_missing_features_are_named() {
         let error = refused("mysql://host/db").await;
         assert_eq!((error.kind(), error.context("scheme")), (ErrorKind::Config, Some("mysql")));
-        let error = refused("parquet:///archive").await;
-        assert_eq!((error.kind(), error.context("feature")), (ErrorKind::Config, Some("parquet")));
-        assert_eq!(error.message().contains("not built yet"), cfg!(feature = "parquet"));
+        let error = refused("postgres://host/db").await;
+        assert_eq!((error.kind(), error.context("feature")), (ErrorKind::Config, Some("postgres")));
+        assert_eq!(error.message().contains("not built yet"), cfg!(feature = "postgres"));
+        #[cfg(not(feature = "parquet-cloud"))]
+        {
+            let error = refused("parquet+s3://bucket/archive").await;
+            assert_eq!(error.context("feature"), Some("parquet-cloud"));
+        }
         assert_eq!(refused("metrics.db").await.kind(), ErrorKind::Config);
         assert_eq!(refused("memory://a?b=c").await.kind(), ErrorKind::Config);
     }
@@ -148,5 +165,19 @@ mod tests {
         connect_existing(&url).await.unwrap();
         let error = refused(&format!("{url}?synchronus=full")).await;
         assert_eq!(error.context("parameter"), Some("synchronus"));
+    }
+
+    #[cfg(feature = "parquet")]
+    #[tokio::test]
+    async fn a_parquet_url_makes_a_directory_unless_it_must_exist() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("parquet://{}/archive", dir.path().display());
+        let missing = connect_existing(&url).await.err().expect("there is no store yet");
+        assert_eq!(missing.kind(), ErrorKind::NotFound);
+        assert!(!dir.path().join("archive").exists());
+        assert_eq!(connect(&url).await.unwrap().name(), "parquet");
+        connect_existing(&url).await.unwrap();
+        let error = refused(&format!("{url}?merge_sample=1")).await;
+        assert_eq!(error.context("parameter"), Some("merge_sample"));
     }
 }

@@ -123,8 +123,9 @@ fn format_for(args: &Export, output: &Output) -> Result<SampleFormat> {
     match output.given_format() {
         Some(Format::Csv) => Ok(SampleFormat::Csv),
         Some(Format::Json) => Ok(SampleFormat::Jsonl),
+        Some(Format::Parquet) => Ok(SampleFormat::Parquet),
         Some(Format::Table) => {
-            bail!("export writes no tables; say --output-format csv, jsonl or influx")
+            bail!("export writes no tables; say --output-format csv, jsonl, influx or parquet")
         }
         None => {
             let by_name = args.output.as_deref().and_then(format_of);

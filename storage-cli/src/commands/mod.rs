@@ -1,5 +1,7 @@
 //! The verbs: which opens the store how, and what it runs.
 
+#[cfg(feature = "parquet")]
+mod adopt;
 mod aggregate;
 mod check;
 mod collect;
@@ -17,17 +19,20 @@ mod stats;
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use storage::{SeriesFilter, TimeRange};
 
-use crate::args::{Args, Chosen, Command, Span};
+use crate::args::{Args, Chosen, Command, Format, Span};
 use crate::output::Output;
 use crate::store;
 
 /// Runs the verb of `args`.
 pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let Args { global, command } = args;
+    if global.format == Some(Format::Parquet) && !matches!(command, Command::Export(_)) {
+        bail!("only `export` writes Parquet; say --format table, csv or json");
+    }
     let mut output = Output::stdout(&global);
     let output = &mut output;
     let shown_url = store::shown(&global.url);
@@ -40,7 +45,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Import(args) => prepared = Some(import::prepare(args, output).await?),
         _ => {}
     }
-    let creates = matches!(command, Command::Collect(_) | Command::Import(_));
+    let creates = command.creates();
     let store = store::open(&global.url, creates).await?;
     let code = match command {
         Command::Collect(args) => collect::run(&store, &args, output, &shown_url).await,
@@ -54,6 +59,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Latest(args) => latest::run(&*store, &args, output).await,
         Command::Plot(args) => plot::run(&*store, &args, output).await,
         Command::Export(args) => export::run(&*store, &args, output).await,
+        #[cfg(feature = "parquet")]
+        Command::Adopt(args) => adopt::run(&*store, &args, output).await,
         Command::Prune(args) => prune::run(&*store, &args, output, &shown_url).await,
         Command::Stats => stats::run(&*store, output, &shown_url).await,
         Command::Health => health::run(&*store, output).await,
@@ -65,6 +72,18 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let code = code?;
     closed?;
     Ok(code)
+}
+
+impl Command {
+    /// Whether the verb makes a store where there is none.
+    fn creates(&self) -> bool {
+        match self {
+            Self::Collect(_) | Self::Import(_) => true,
+            #[cfg(feature = "parquet")]
+            Self::Adopt(_) => true,
+            _ => false,
+        }
+    }
 }
 
 impl Chosen {

@@ -18,7 +18,7 @@ pub(super) async fn run(
     args: &Plot,
     output: &mut Output,
 ) -> Result<ExitCode> {
-    if matches!(output.given_format(), Some(Format::Csv | Format::Json)) {
+    if matches!(output.given_format(), Some(Format::Csv | Format::Json | Format::Parquet)) {
         bail!("plot draws; `storage aggregate --window` prints the numbers of a chart");
     }
     let filter = storage::SeriesFilter::parse(&args.server, &args.metric)?;

@@ -12,7 +12,7 @@ pub(crate) mod time;
 use std::io::{self, BufRead};
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use storage::MetricRecord;
 
 use self::lines::Lines;
@@ -93,6 +93,7 @@ pub(crate) fn read(
             lines.put_back(vec![first]);
             Box::new(influx::InfluxParser::new(defaults))
         }
+        SampleFormat::Parquet => bail!("`storage adopt` reads Parquet files"),
     };
     read_lines(&mut lines, &mut *parser, sink)?;
     Ok(parser.ignored().to_vec())
@@ -173,6 +174,7 @@ pub(crate) fn format_of(path: &Path) -> Option<SampleFormat> {
         "csv" => Some(SampleFormat::Csv),
         "jsonl" | "ndjson" | "json" => Some(SampleFormat::Jsonl),
         "lp" | "influx" | "line" => Some(SampleFormat::Influx),
+        "parquet" => Some(SampleFormat::Parquet),
         _ => None,
     }
 }

@@ -6,6 +6,8 @@
 pub(crate) mod chart;
 mod csv;
 mod json;
+#[cfg(feature = "parquet")]
+mod parquet;
 pub(crate) mod progress;
 pub(crate) mod samples;
 mod table;
@@ -106,7 +108,7 @@ impl Output {
     pub(crate) fn rows<'a>(&'a mut self, columns: &'a [&'a str]) -> io::Result<Box<dyn Rows + 'a>> {
         Ok(match self.format {
             Format::Table => Box::new(table::TableRows::new(&mut self.sink, columns)),
-            Format::Csv => Box::new(csv::CsvRows::new(&mut self.sink, columns)?),
+            Format::Csv | Format::Parquet => Box::new(csv::CsvRows::new(&mut self.sink, columns)?),
             Format::Json => Box::new(json::JsonRows::new(&mut self.sink, columns)),
         })
     }
@@ -115,7 +117,7 @@ impl Output {
     pub(crate) fn record(&mut self, parts: Vec<(&str, Cell)>) -> io::Result<()> {
         match self.format {
             Format::Table => table::record(&mut self.sink, parts)?,
-            Format::Csv => {
+            Format::Csv | Format::Parquet => {
                 let (names, cells): (Vec<_>, Vec<_>) = parts.into_iter().unzip();
                 csv::CsvRows::new(&mut self.sink, &names)?.row(cells)?;
             }

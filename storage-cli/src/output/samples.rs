@@ -1,4 +1,4 @@
-//! Samples as text that `import` reads back: CSV, JSON lines, line protocol.
+//! Samples as text that `import` reads back (CSV, JSON lines, line protocol), or as Parquet.
 
 use std::io::{self, Write};
 
@@ -15,12 +15,20 @@ use crate::args::SampleFormat;
 pub(crate) enum SampleWriter<'a> {
     Csv(Box<csv::Writer<&'a mut dyn Write>>),
     Jsonl(&'a mut dyn Write),
-    Influx { sink: &'a mut dyn Write, without_metadata: u64 },
+    Influx {
+        sink: &'a mut dyn Write,
+        without_metadata: u64,
+    },
+    #[cfg(feature = "parquet")]
+    Parquet(Box<super::parquet::ParquetWriter<'a>>),
 }
 
 impl<'a> SampleWriter<'a> {
     /// Begins, with the header if the format has one.
-    pub(crate) fn new(sink: &'a mut dyn Write, format: SampleFormat) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// Those of writing; and a format that this build lacks.
+    pub(crate) fn new(sink: &'a mut dyn Write, format: SampleFormat) -> Result<Self> {
         Ok(match format {
             SampleFormat::Csv => {
                 let mut writer = csv::Writer::from_writer(sink);
@@ -30,6 +38,16 @@ impl<'a> SampleWriter<'a> {
             }
             SampleFormat::Jsonl => Self::Jsonl(sink),
             SampleFormat::Influx => Self::Influx { sink, without_metadata: 0 },
+            #[cfg(feature = "parquet")]
+            SampleFormat::Parquet => {
+                Self::Parquet(Box::new(super::parquet::ParquetWriter::new(sink)))
+            }
+            #[cfg(not(feature = "parquet"))]
+            SampleFormat::Parquet => {
+                return Err(anyhow!(
+                    "this build writes no Parquet; build with the feature parquet"
+                ));
+            }
         })
     }
 
@@ -65,17 +83,26 @@ impl<'a> SampleWriter<'a> {
                     write_influx(*sink, &start, series, sample, without_metadata)?;
                 }
             }
+            #[cfg(feature = "parquet")]
+            Self::Parquet(writer) => writer.write(batch)?,
         }
         Ok(())
     }
 
     /// Writes out everything, and returns of how many samples the metadata was left out.
-    pub(crate) fn finish(self) -> io::Result<u64> {
+    pub(crate) fn finish(self) -> Result<u64> {
+        let mut left_out = 0;
         match self {
-            Self::Csv(mut writer) => writer.flush().map(|()| 0),
-            Self::Jsonl(sink) => sink.flush().map(|()| 0),
-            Self::Influx { sink, without_metadata } => sink.flush().map(|()| without_metadata),
+            Self::Csv(mut writer) => writer.flush()?,
+            Self::Jsonl(sink) => sink.flush()?,
+            Self::Influx { sink, without_metadata } => {
+                left_out = without_metadata;
+                sink.flush()?;
+            }
+            #[cfg(feature = "parquet")]
+            Self::Parquet(writer) => writer.finish()?,
         }
+        Ok(left_out)
     }
 }
 

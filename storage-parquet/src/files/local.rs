@@ -108,7 +108,9 @@ impl Files for LocalFiles {
     fn stamp(&self, path: &str) -> Result<Option<Stamp>> {
         match fs::metadata(self.full(path)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            found => found.map(|found| Some(stamp_of(&found))).map_err(|error| from_io(error, path)),
+            found => {
+                found.map(|found| Some(stamp_of(&found))).map_err(|error| from_io(error, path))
+            }
         }
     }
 

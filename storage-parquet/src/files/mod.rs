@@ -4,6 +4,8 @@
 //! never changed; names end with a random part or a version, so that two writers never mean
 //! different bytes by one name.
 
+#[cfg(test)]
+pub(crate) mod faulty;
 mod local;
 #[cfg(feature = "cloud")]
 mod object;

@@ -1,0 +1,346 @@
+//! Single files for others and of others: one written out of samples in order, and rows read from
+//! files that pandas, DuckDB, Spark or anything else wrote in the documented schema.
+//!
+//! Such files know nothing of the store: they are read row by row, every row validated, and go in
+//! like any batch.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::{ByteArray, DataType};
+use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
+use parquet::file::writer::SerializedFileWriter;
+use parquet::schema::types::ColumnDescriptor;
+use storage_core::metrics::record::validate_batch;
+use storage_core::metrics::time::{from_ms, is_sample_ms};
+use storage_core::{Error, ErrorKind, MetricRecord, Result, SeriesKey, SeriesSamples};
+
+use crate::convert::to_stored_sample;
+use crate::encode::{choose_encoding, write_group};
+use crate::error::{FILE, corrupt, from_io, from_parquet};
+use crate::rows::{Rows, Samples};
+use crate::schema::{
+    COLUMNS, GROUP_ROWS_MAX, METADATA, METRIC, SERVER, TIMESTAMP, VALUE, message, properties,
+};
+
+/// Rows that are read and handed on at once.
+const BATCH_ROWS: usize = 65_536;
+
+/// Writes samples into one Parquet file of the documented schema.
+///
+/// ```
+/// use storage_core::{Sample, SeriesKey, SeriesSamples};
+/// use storage_parquet::{ParquetFileWriter, read_parquet_file};
+///
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let path = dir.path().join("export.parquet");
+/// let sample = Sample { timestamp: chrono::Utc::now(), value: 1.5, metadata: None };
+/// let series = SeriesSamples { series: SeriesKey::new("web-1", "cpu"), samples: vec![sample] };
+/// let mut writer = ParquetFileWriter::new(std::fs::File::create(&path).unwrap());
+/// writer.write(&series)?;
+/// writer.finish()?;
+///
+/// let mut values = Vec::new();
+/// read_parquet_file(&path, |records| {
+///     values.extend(records.iter().map(|record| record.value));
+///     Ok(())
+/// })?;
+/// assert_eq!(values, [1.5]);
+/// # Ok::<(), storage_core::Error>(())
+/// ```
+pub struct ParquetFileWriter<W: Write + Send> {
+    /// What is written to, until the first row group, which decides how.
+    sink: Option<W>,
+    writer: Option<SerializedFileWriter<W>>,
+    pending: Rows,
+    before: Option<(Arc<SeriesKey>, i64)>,
+}
+
+impl<W: Write + Send> std::fmt::Debug for ParquetFileWriter<W> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParquetFileWriter")
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<W: Write + Send> ParquetFileWriter<W> {
+    /// Starts a file. Some half a million samples are held in memory at a time.
+    pub fn new(sink: W) -> Self {
+        Self { sink: Some(sink), writer: None, pending: Rows::default(), before: None }
+    }
+
+    /// Adds samples, which come in the order of a scan: by series, then time.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are out of order; `Io` or `StorageFull` if the file cannot be
+    /// written.
+    pub fn write(&mut self, batch: &SeriesSamples) -> Result<()> {
+        let key = Arc::new(batch.series.clone());
+        let mut samples = Samples::default();
+        for sample in &batch.samples {
+            let (ms, value, metadata) = to_stored_sample(sample)?;
+            let place = (Arc::clone(&key), ms);
+            if self.before.as_ref().is_some_and(|before| *before >= place) {
+                return Err(Error::invalid("samples are not ordered by series and time"));
+            }
+            self.before = Some(place);
+            samples.push(ms, value, metadata);
+        }
+        self.pending.push(&key, samples.as_slice());
+        if self.pending.len() >= GROUP_ROWS_MAX { self.flush() } else { Ok(()) }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let rows = std::mem::take(&mut self.pending);
+        let failed = |error| from_parquet(error, "the export");
+        if let Some(sink) = self.sink.take() {
+            let encoding = choose_encoding(&rows).map_err(failed)?;
+            let writer = SerializedFileWriter::new(sink, message(), properties(encoding));
+            self.writer = Some(writer.map_err(failed)?);
+        }
+        match &mut self.writer {
+            Some(writer) if !rows.is_empty() => write_group(writer, &rows).map_err(failed),
+            _ => Ok(()),
+        }
+    }
+
+    /// Completes the file and returns what it was written to.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn finish(mut self) -> Result<W> {
+        self.flush()?;
+        let writer = self.writer.ok_or_else(|| Error::new(ErrorKind::Internal, "no writer"))?;
+        writer.into_inner().map_err(|error| from_parquet(error, "the export"))
+    }
+}
+
+/// Reads a Parquet file that has the columns `server_id`, `timestamp`, `metric_type`, `value` and,
+/// perhaps, `metadata`, in any order and beside others, and hands its rows on in batches.
+///
+/// Names are strings; times timestamps in milliseconds, microseconds or nanoseconds (finer
+/// digits than milliseconds are floored); values floating-point or whole numbers; metadata JSON in
+/// strings. Rows may come in any order. Returns how many there were.
+///
+/// # Errors
+/// `InvalidArgument` if a column is missing, is of another type, or a row breaks a rule of
+/// [`MetricRecord`], with the details `file` and `row`; `Corrupt` if the file does not decode; what
+/// `hand_on` returns.
+pub fn read_parquet_file(
+    path: &Path,
+    mut hand_on: impl FnMut(Vec<MetricRecord>) -> Result<()>,
+) -> Result<u64> {
+    let name = path.display().to_string();
+    let failed = |error| from_parquet(error, &name);
+    let file = File::open(path).map_err(|error| from_io(error, &name))?;
+    let reader = SerializedFileReader::new(file).map_err(failed)?;
+    let columns = find_columns(reader.metadata().file_metadata().schema_descr().columns(), &name)?;
+    let mut rows = 0u64;
+    for number in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(number).map_err(failed)?;
+        let mut left = usize::try_from(group.metadata().num_rows())
+            .map_err(|_| corrupt(&name, "a row group has a number of rows below zero"))?;
+        let mut readers = columns
+            .iter()
+            .map(|column| column.as_ref().map(|column| column.open(&*group)).transpose())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(failed)?;
+        while left > 0 {
+            let count = left.min(BATCH_ROWS);
+            let records = read_batch(&mut readers, &columns, count, &name)
+                .map_err(|error| error.with_context("after_row", rows))?;
+            validate_batch(&records).map_err(|error| {
+                let index = error.context("record").and_then(|i| i.parse::<u64>().ok());
+                let row = rows + index.unwrap_or(0);
+                error.with_context(FILE, &name).with_context("row", row)
+            })?;
+            left -= count;
+            rows += count as u64;
+            hand_on(records)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// A column of a file of others.
+struct Column {
+    index: usize,
+    descriptor: Arc<ColumnDescriptor>,
+}
+
+impl Column {
+    fn open(&self, group: &dyn RowGroupReader) -> parquet::errors::Result<ColumnReader> {
+        group.get_column_reader(self.index)
+    }
+}
+
+/// Finds the columns of the schema by their names.
+fn find_columns(all: &[Arc<ColumnDescriptor>], file: &str) -> Result<Vec<Option<Column>>> {
+    let find = |place: usize| {
+        let found = all.iter().position(|column| column.path().string() == COLUMNS[place]);
+        let column = found.map(|index| Column { index, descriptor: Arc::clone(&all[index]) });
+        match column {
+            Some(column) if is_usable(&column.descriptor, place) => Ok(Some(column)),
+            Some(_) => Err(Error::invalid("a column is of a type that cannot be read")
+                .with_context(FILE, file)
+                .with_context("column", COLUMNS[place])),
+            None if place == METADATA => Ok(None),
+            None => Err(Error::invalid("the file lacks a column")
+                .with_context(FILE, file)
+                .with_context("column", COLUMNS[place])),
+        }
+    };
+    (0..COLUMNS.len()).map(find).collect()
+}
+
+fn is_usable(column: &ColumnDescriptor, place: usize) -> bool {
+    if column.max_rep_level() > 0 || column.max_def_level() > 1 {
+        return false;
+    }
+    let physical = column.physical_type();
+    match place {
+        TIMESTAMP => physical == Physical::INT64 && unit_of(column).is_some(),
+        VALUE => matches!(
+            physical,
+            Physical::DOUBLE | Physical::FLOAT | Physical::INT32 | Physical::INT64
+        ),
+        _ => physical == Physical::BYTE_ARRAY,
+    }
+}
+
+fn unit_of(column: &ColumnDescriptor) -> Option<TimeUnit> {
+    use parquet::basic::ConvertedType;
+    match (column.logical_type_ref(), column.converted_type()) {
+        (Some(LogicalType::Timestamp(time)), _) => Some(time.unit),
+        (_, ConvertedType::TIMESTAMP_MILLIS) => Some(TimeUnit::MILLIS),
+        (_, ConvertedType::TIMESTAMP_MICROS) => Some(TimeUnit::MICROS),
+        _ => None,
+    }
+}
+
+fn read_batch(
+    readers: &mut [Option<ColumnReader>],
+    columns: &[Option<Column>],
+    count: usize,
+    file: &str,
+) -> Result<Vec<MetricRecord>> {
+    let mut read = |place: usize| -> Result<Cells> {
+        match (&mut readers[place], &columns[place]) {
+            (Some(reader), Some(column)) => read_cells(reader, &column.descriptor, count)
+                .map_err(|error| from_parquet(error, file)),
+            _ => Ok(Cells::Missing),
+        }
+    };
+    let (servers, times, metrics) = (read(SERVER)?, read(TIMESTAMP)?, read(METRIC)?);
+    let (values, metadata) = (read(VALUE)?, read(METADATA)?);
+    let unit = columns[TIMESTAMP].as_ref().and_then(|column| unit_of(&column.descriptor));
+    let at = |error: Error, row: usize| error.with_context(FILE, file).with_context("row", row);
+    (0..count)
+        .map(|row| {
+            let time = times.whole(row).and_then(|time| time_of(time, unit));
+            let (Some(server), Some(metric), Some(time), Some(value)) =
+                (servers.text(row), metrics.text(row), time, values.number(row))
+            else {
+                let problem = "a name, time or value is missing or out of bounds";
+                return Err(at(Error::invalid(problem), row));
+            };
+            let mut record = MetricRecord::new(server, from_ms(time), metric, value);
+            if let Some(text) = metadata.text(row) {
+                record.metadata = Some(serde_json::from_str(text).map_err(|error| {
+                    at(Error::invalid("the metadata is no JSON").with_source(error), row)
+                })?);
+            }
+            Ok(record)
+        })
+        .collect()
+}
+
+fn time_of(time: i64, unit: Option<TimeUnit>) -> Option<i64> {
+    let ms = match unit? {
+        TimeUnit::MILLIS => time,
+        TimeUnit::MICROS => time.div_euclid(1_000),
+        TimeUnit::NANOS => time.div_euclid(1_000_000),
+    };
+    is_sample_ms(ms).then_some(ms)
+}
+
+/// The values of a column, `None` where null.
+enum Cells {
+    Texts(Vec<Option<ByteArray>>),
+    Wholes(Vec<Option<i64>>),
+    Numbers(Vec<Option<f64>>),
+    Missing,
+}
+
+impl Cells {
+    fn text(&self, row: usize) -> Option<&str> {
+        let Self::Texts(texts) = self else { return None };
+        std::str::from_utf8(texts.get(row)?.as_ref()?.data()).ok()
+    }
+
+    fn whole(&self, row: usize) -> Option<i64> {
+        let Self::Wholes(wholes) = self else { return None };
+        *wholes.get(row)?
+    }
+
+    fn number(&self, row: usize) -> Option<f64> {
+        match self {
+            Self::Numbers(numbers) => *numbers.get(row)?,
+            Self::Wholes(wholes) => wholes.get(row)?.map(|whole| whole as f64),
+            _ => None,
+        }
+    }
+}
+
+fn read_cells(
+    reader: &mut ColumnReader,
+    column: &ColumnDescriptor,
+    count: usize,
+) -> parquet::errors::Result<Cells> {
+    let optional = column.self_type().get_basic_info().repetition() == Repetition::OPTIONAL;
+    Ok(match reader {
+        ColumnReader::ByteArrayColumnReader(reader) => {
+            Cells::Texts(read_values(reader, optional, count, |text| text)?)
+        }
+        ColumnReader::Int64ColumnReader(reader) => {
+            Cells::Wholes(read_values(reader, optional, count, |whole| whole)?)
+        }
+        ColumnReader::Int32ColumnReader(reader) => {
+            Cells::Wholes(read_values(reader, optional, count, i64::from)?)
+        }
+        ColumnReader::DoubleColumnReader(reader) => {
+            Cells::Numbers(read_values(reader, optional, count, |number| number)?)
+        }
+        ColumnReader::FloatColumnReader(reader) => {
+            Cells::Numbers(read_values(reader, optional, count, f64::from)?)
+        }
+        _ => Cells::Missing,
+    })
+}
+
+fn read_values<T: DataType, U>(
+    reader: &mut ColumnReaderImpl<T>,
+    optional: bool,
+    count: usize,
+    turn: impl Fn(T::T) -> U,
+) -> parquet::errors::Result<Vec<Option<U>>> {
+    let (mut values, mut levels, mut read) = (Vec::new(), Vec::new(), 0);
+    while read < count {
+        let into_levels = optional.then_some(&mut levels);
+        let (records, ..) = reader.read_records(count - read, into_levels, None, &mut values)?;
+        if records == 0 {
+            return Err(parquet::errors::ParquetError::General("a column ends early".to_owned()));
+        }
+        read += records;
+    }
+    let mut values = values.into_iter().map(turn);
+    if !optional {
+        return Ok(values.map(Some).collect());
+    }
+    Ok(levels.into_iter().map(|level| if level == 1 { values.next() } else { None }).collect())
+}
