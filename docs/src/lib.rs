@@ -16,5 +16,6 @@ pages! {
     errors: "../guide/errors.md",
     layers: "../guide/layers.md",
     sqlite: "../guide/backends/sqlite.md",
+    parquet: "../guide/backends/parquet.md",
     conformance: "../guide/conformance.md",
 }

@@ -77,7 +77,8 @@ impl DataFile {
         };
         let checksums = decode_pages(text(KEY_PAGES)?).map_err(named)?;
         let entry = text(KEY_ENTRY)?.to_owned();
-        let pages = pages_of(&metadata).filter(|pages| pages.len() == checksums.len());
+        let pages = guarded(path, || Ok(pages_of(&metadata)))?;
+        let pages = pages.filter(|pages| pages.len() == checksums.len());
         let pages = pages.ok_or_else(|| corrupt(path, "pages and checksums differ in number"))?;
         let rows: i64 = metadata.row_groups().iter().map(|group| group.num_rows()).sum();
         if index.last().map_or(0, |last| last.end) != rows as u64 {

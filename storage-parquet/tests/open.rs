@@ -117,7 +117,7 @@ wrong = con.execute(f"""SELECT count(*) FROM read_parquet('{files}', hive_partit
     WHERE date <> CAST(timestamp AS DATE)""").fetchone()[0]
 unsorted = 0
 for (name,) in con.execute(f"SELECT file FROM glob('{files}')").fetchall():
-    found = con.execute(f"SELECT server_id, metric_type, timestamp FROM read_parquet('{name}', hive_partitioning = false)").fetchall()
+    found = con.execute(f"SELECT server_id, metric_type, epoch_ms(timestamp) FROM read_parquet('{name}', hive_partitioning = false)").fetchall()
     unsorted += found != sorted(found)
 print(json.dumps({"rows": rows, "types": [t[:2] for t in types], "days": days, "wrong": wrong, "unsorted": unsorted}))
 "#;
