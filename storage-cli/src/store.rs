@@ -21,12 +21,22 @@ pub(crate) async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBacke
     }
 }
 
-/// Returns `url` as it may be shown: without its password.
+/// Returns `url` as it may be shown: without its password, keys and tokens.
 pub(crate) fn shown(url: &str) -> String {
-    match password_of(url) {
+    let url = match password_of(url) {
         Some(password) => url.replacen(&format!(":{password}@"), ":***@", 1),
         None => url.to_owned(),
-    }
+    };
+    let Some((start, query)) = url.split_once('?') else { return url };
+    let hidden = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((name, _)) if is_secret(name) => format!("{name}=***"),
+        _ => pair.to_owned(),
+    });
+    format!("{start}?{}", hidden.collect::<Vec<_>>().join("&"))
+}
+
+fn is_secret(parameter: &str) -> bool {
+    ["key", "secret", "token", "password", "credential"].iter().any(|word| parameter.contains(word))
 }
 
 /// Returns the password that `url` holds, if it holds one.
@@ -49,6 +59,10 @@ mod tests {
             "postgres://me:***@host:5432/db?x=1"
         );
         assert_eq!(shown("postgres://me:p@w@host/db"), "postgres://me:***@host/db");
+        assert_eq!(
+            shown("parquet+s3://b/p?aws_region=x&aws_secret_access_key=hush"),
+            "parquet+s3://b/p?aws_region=x&aws_secret_access_key=***"
+        );
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }
