@@ -135,7 +135,8 @@ impl ParquetOptions {
     }
 
     /// How many samples may wait to be merged into files by day and hour, 1 to 100 million. They
-    /// are held in memory, some 16 bytes each. Default: a million.
+    /// are held in memory, some 16 bytes each, but for batches that alone are larger. Default: a
+    /// million.
     #[must_use]
     pub fn merge_samples(mut self, merge_samples: u64) -> Self {
         self.merge_samples = merge_samples.clamp(1, 100_000_000);

@@ -23,10 +23,6 @@ use crate::manifest::{Change, Checkpoint, Entry, Fresh, FreshRows, Rewritten, St
 use crate::rows::{Names, Rows};
 use crate::schema::{checkpoint_path, log_path, version_of};
 
-/// Batches up to this size are held in memory until they are merged; larger ones are read from
-/// their file.
-const MEMORY_ROWS_MAX: u64 = 1_000_000;
-
 /// How often a commit is tried again that may or may not have been applied.
 const UNSURE_TRIES: u32 = 4;
 
@@ -41,6 +37,9 @@ pub(crate) struct Log {
     state: RwLock<Arc<State>>,
     /// Held by whoever moves the state on.
     advancing: Mutex<()>,
+    /// Batches up to this many rows are held in memory until they are merged; larger ones are read
+    /// from their file.
+    memory_rows_max: u64,
 }
 
 /// How an attempt to commit files in the place of others ended.
@@ -64,9 +63,9 @@ impl Log {
     ///
     /// # Errors
     /// `NotFound` if there is no store and none is to be created.
-    pub(crate) fn open(files: Arc<dyn Files>, create: bool) -> Result<Self> {
+    pub(crate) fn open(files: Arc<dyn Files>, create: bool, memory_rows_max: u64) -> Result<Self> {
         let names = Mutex::default();
-        let state = match load(&*files, &names)? {
+        let state = match load(&*files, &names, memory_rows_max)? {
             Some(state) => state,
             None if !create => {
                 return Err(Error::new(ErrorKind::NotFound, "there is no store at the location")
@@ -76,13 +75,18 @@ impl Log {
                 files.make_root()?;
                 let entry = Entry::new(Change::Create);
                 files.create(&log_path(0), &encode_empty(&entry.to_text()?)?)?;
-                load(&*files, &names)?.ok_or_else(|| {
+                load(&*files, &names, memory_rows_max)?.ok_or_else(|| {
                     Error::new(ErrorKind::Io, "the store that was just created is not there")
                 })?
             }
         };
-        let log =
-            Self { files, names, state: RwLock::new(Arc::new(state)), advancing: Mutex::default() };
+        let log = Self {
+            files,
+            names,
+            state: RwLock::new(Arc::new(state)),
+            advancing: Mutex::default(),
+            memory_rows_max,
+        };
         log.refresh()?;
         Ok(log)
     }
@@ -126,10 +130,12 @@ impl Log {
                     if tries > LOAD_TRIES {
                         return Err(Error::new(ErrorKind::Busy, "the log moves on too fast"));
                     }
-                    state = load(&*self.files, &self.names)?.ok_or_else(|| {
-                        Error::new(ErrorKind::NotFound, "the store was removed")
-                            .with_context("location", self.files.location())
-                    })?;
+                    state = load(&*self.files, &self.names, self.memory_rows_max)?.ok_or_else(
+                        || {
+                            Error::new(ErrorKind::NotFound, "the store was removed")
+                                .with_context("location", self.files.location())
+                        },
+                    )?;
                 }
                 None => return Ok(self.set(state)),
                 Some(loaded) => self.apply(&mut state, loaded)?,
@@ -182,7 +188,7 @@ impl Log {
     }
 
     fn read_entry(&self, version: u64) -> Result<Option<Loaded>> {
-        read_entry(&*self.files, &self.names, version)
+        read_entry(&*self.files, &self.names, version, self.memory_rows_max)
     }
 
     /// Commits rows that are encoded as the file of `entry`.
@@ -205,8 +211,11 @@ impl Log {
             if self.files.stamp(&log_path(state.version))?.as_ref() != Some(&state.stamp) {
                 return self.settle_stale(version, &lock);
             }
-            if rows.len() as u64 > MEMORY_ROWS_MAX {
-                // Found again by whoever reads next.
+            if rows.len() as u64 > self.memory_rows_max {
+                // Committed: if it cannot be read back now, whoever asks next will say why.
+                if let Err(error) = self.advance(&lock) {
+                    tracing::warn!(target: "storage", %error, "cannot read what was written");
+                }
                 return Ok(());
             }
             let mut state = State::clone(&state);
@@ -326,12 +335,12 @@ fn checkpoints(files: &dyn Files) -> Result<Vec<u64>> {
 }
 
 /// Finds the newest state that is written out, or the first one; `None` if there is no store.
-fn load(files: &dyn Files, names: &Mutex<Names>) -> Result<Option<State>> {
+fn load(files: &dyn Files, names: &Mutex<Names>, memory_rows_max: u64) -> Result<Option<State>> {
     let mut last_error = None;
     for _ in 0..LOAD_TRIES {
         let versions = checkpoints(files)?;
         for version in &versions {
-            match load_checkpoint(files, names, *version) {
+            match load_checkpoint(files, names, *version, memory_rows_max) {
                 Ok(Some(state)) => return Ok(Some(state)),
                 // Removed meanwhile: there are newer ones.
                 Ok(None) => {}
@@ -342,7 +351,7 @@ fn load(files: &dyn Files, names: &Mutex<Names>) -> Result<Option<State>> {
                 Err(error) => return Err(error),
             }
         }
-        match read_entry(files, names, 0)? {
+        match read_entry(files, names, 0, memory_rows_max)? {
             Some(Loaded { entry: Entry { change: Change::Create, .. }, stamp, .. }) => {
                 return Ok(Some(State::empty(stamp)));
             }
@@ -354,7 +363,12 @@ fn load(files: &dyn Files, names: &Mutex<Names>) -> Result<Option<State>> {
     Err(last_error.unwrap_or_else(|| Error::new(ErrorKind::Busy, "the log moves on too fast")))
 }
 
-fn load_checkpoint(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Result<Option<State>> {
+fn load_checkpoint(
+    files: &dyn Files,
+    names: &Mutex<Names>,
+    version: u64,
+    memory_rows_max: u64,
+) -> Result<Option<State>> {
     let path = checkpoint_path(version);
     let Some(source) = files.open(&path)? else { return Ok(None) };
     let checkpoint = Checkpoint::parse(&source.read_all()?, &path)?;
@@ -369,7 +383,7 @@ fn load_checkpoint(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Res
     };
     // Rows that were not merged are in the log alone, where they stay until they are.
     for entry in state.consumed + 1..=version {
-        match read_entry(files, names, entry)? {
+        match read_entry(files, names, entry, memory_rows_max)? {
             Some(Loaded { fresh: Some(fresh), .. }) => state.apply_fresh(entry, fresh),
             Some(_) => {}
             None => return Ok(None),
@@ -378,13 +392,18 @@ fn load_checkpoint(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Res
     Ok(Some(state))
 }
 
-fn read_entry(files: &dyn Files, names: &Mutex<Names>, version: u64) -> Result<Option<Loaded>> {
+fn read_entry(
+    files: &dyn Files,
+    names: &Mutex<Names>,
+    version: u64,
+    memory_rows_max: u64,
+) -> Result<Option<Loaded>> {
     let path = log_path(version);
     let Some(source) = files.open(&path)? else { return Ok(None) };
     let file = DataFile::open(&source, names)?;
     let entry = Entry::parse(file.entry(), &path)?;
     let fresh = match entry.change {
-        Change::Write if file.rows() <= MEMORY_ROWS_MAX => {
+        Change::Write if file.rows() <= memory_rows_max => {
             FreshRows::Memory(Arc::new(read_rows(&file, &source)?))
         }
         _ => FreshRows::File(Arc::new(file)),
@@ -452,7 +471,7 @@ mod tests {
     #[test]
     fn an_entry_created_where_the_log_was_cleared_is_taken_back() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(local(&dir), true).unwrap();
+        let log = Log::open(local(&dir), true, 100).unwrap();
         for ms in 0..4 {
             write(&log, ms).unwrap();
             consume(&log);
@@ -465,7 +484,7 @@ mod tests {
         assert_eq!((error.outcome(), error.is_retryable()), (Outcome::Unknown, true));
         assert!(log.files.stamp(&log_path(1)).unwrap().is_none());
         write(&log, 9).unwrap();
-        assert_eq!(times(&Log::open(local(&dir), false).unwrap().current()), [9]);
+        assert_eq!(times(&Log::open(local(&dir), false, 100).unwrap().current()), [9]);
     }
 
     fn reset(log: &Log, state: &State) {
@@ -490,8 +509,8 @@ mod tests {
     fn faults_lose_nothing_and_what_is_said_is_so() {
         for seed in 0..60 {
             let dir = tempfile::tempdir().unwrap();
-            Log::open(local(&dir), true).unwrap();
-            let open = || Log::open(Arc::new(FaultyFiles::new(local(&dir), seed, 20)), true);
+            Log::open(local(&dir), true, 100).unwrap();
+            let open = || Log::open(Arc::new(FaultyFiles::new(local(&dir), seed, 20)), true, 100);
             let (mut certain, mut unsure, mut refused) = (Vec::new(), Vec::new(), Vec::new());
             let mut log = open();
             for ms in 0..60 {
@@ -508,7 +527,7 @@ mod tests {
                     log = open();
                 }
             }
-            let found = times(&Log::open(local(&dir), false).unwrap().current());
+            let found = times(&Log::open(local(&dir), false, 100).unwrap().current());
             assert!(certain.iter().all(|ms| found.contains(ms)), "seed {seed}: {found:?}");
             assert!(!refused.iter().any(|ms| found.contains(ms)), "seed {seed}: {refused:?}");
             assert!(certain.len() > 10, "seed {seed}: {unsure:?}");
@@ -518,8 +537,10 @@ mod tests {
     #[test]
     fn a_handle_that_slept_while_the_log_was_cleared_loses_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let (awake, asleep) =
-            (Log::open(local(&dir), true).unwrap(), Log::open(local(&dir), true).unwrap());
+        let (awake, asleep) = (
+            Log::open(local(&dir), true, 100).unwrap(),
+            Log::open(local(&dir), true, 100).unwrap(),
+        );
         for round in 0..4 {
             for ms in 0..5 {
                 write(&awake, round * 10 + ms).unwrap();
@@ -535,13 +556,13 @@ mod tests {
         reset(&asleep, &slept);
         write(&asleep, 2000).unwrap();
         assert_eq!(times(&awake.refresh().unwrap()), [1000, 2000]);
-        assert_eq!(times(&Log::open(local(&dir), false).unwrap().current()), [1000, 2000]);
+        assert_eq!(times(&Log::open(local(&dir), false, 100).unwrap().current()), [1000, 2000]);
     }
 
     #[test]
     fn a_checkpoint_torn_at_each_byte_is_passed_over_for_the_one_before() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(local(&dir), true).unwrap();
+        let log = Log::open(local(&dir), true, 100).unwrap();
         for ms in 0..3 {
             write(&log, ms).unwrap();
             consume(&log);
@@ -552,7 +573,7 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let again = Log::open(local(&dir), false).unwrap().current();
+            let again = Log::open(local(&dir), false, 100).unwrap().current();
             assert_eq!(
                 (again.version, times(&again)),
                 (log.current().version, vec![7]),
@@ -564,24 +585,24 @@ mod tests {
     #[test]
     fn an_entry_torn_at_each_byte_is_an_error_that_names_it() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(local(&dir), true).unwrap();
+        let log = Log::open(local(&dir), true, 100).unwrap();
         write(&log, 1).unwrap();
         let path = dir.path().join("store").join(log_path(1));
         let whole = std::fs::read(&path).unwrap();
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).unwrap();
-            let error = Log::open(local(&dir), false).unwrap_err();
+            let error = Log::open(local(&dir), false, 100).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt, "{length} bytes: {error:#}");
             assert_eq!(error.context("file"), Some(&*log_path(1)));
         }
         std::fs::write(&path, &whole).unwrap();
-        assert_eq!(times(&Log::open(local(&dir), false).unwrap().current()), [1]);
+        assert_eq!(times(&Log::open(local(&dir), false, 100).unwrap().current()), [1]);
     }
 
     #[test]
     fn a_bit_flipped_anywhere_is_noticed_or_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let log = Log::open(local(&dir), true).unwrap();
+        let log = Log::open(local(&dir), true, 100).unwrap();
         write(&log, 1).unwrap();
         let path = dir.path().join("store").join(log_path(1));
         let whole = std::fs::read(&path).unwrap();
@@ -589,7 +610,7 @@ mod tests {
             let mut broken = whole.clone();
             broken[byte] ^= 1 << (byte % 8);
             std::fs::write(&path, &broken).unwrap();
-            match Log::open(local(&dir), false) {
+            match Log::open(local(&dir), false, 100) {
                 Ok(again) => assert_eq!(times(&again.current()), [1], "byte {byte}"),
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {byte}: {error:#}")
@@ -601,17 +622,17 @@ mod tests {
     #[test]
     fn four_threads_commit_and_every_commit_gets_a_number() {
         let dir = tempfile::tempdir().unwrap();
-        Log::open(local(&dir), true).unwrap();
+        Log::open(local(&dir), true, 100).unwrap();
         std::thread::scope(|scope| {
             for writer in 0..4 {
                 let files = local(&dir);
                 scope.spawn(move || {
-                    let log = Log::open(files, false).unwrap();
+                    let log = Log::open(files, false, 100).unwrap();
                     (0..50).for_each(|no| write(&log, writer * 1000 + no).unwrap());
                 });
             }
         });
-        let state = Log::open(local(&dir), false).unwrap().current();
+        let state = Log::open(local(&dir), false, 100).unwrap().current();
         assert_eq!((state.version, times(&state).len()), (200, 200));
     }
 }

@@ -50,7 +50,8 @@ impl Store {
         files: Arc<dyn Files>,
         runtime: Handle,
     ) -> Result<Self> {
-        let log = Log::open(files, options.create && !options.read_only)?;
+        let create = options.create && !options.read_only;
+        let log = Log::open(files, create, options.merge_samples)?;
         Ok(Self {
             options,
             log,
