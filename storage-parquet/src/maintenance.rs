@@ -45,7 +45,7 @@ pub(crate) fn start(store: &Arc<Store>) {
                 continue;
             }
             let merging = Arc::clone(&store);
-            let merged = tokio::task::spawn_blocking(move || merging.merge()).await;
+            let merged = tokio::task::spawn_blocking(move || merging.merge_in_background()).await;
             let merged = merged.map_err(panicked).flatten();
             if let Err(error) = &merged
                 && error.kind() != ErrorKind::Closed
@@ -81,6 +81,18 @@ impl Store {
         self.check_writable()?;
         let merged = self.rewrite(Goal { cutoff_ms: None, now_ms: now_ms() });
         merged.inspect_err(|error| self.note_write_error(error))
+    }
+
+    /// Merges what waits, and now and then removes files that belong to nobody.
+    fn merge_in_background(&self) -> Result<()> {
+        self.merge()?;
+        let look_every = (self.options.orphans_after / 4).max(MINUTE);
+        let mut looked = self.looked_for_orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        if looked.elapsed() >= look_every {
+            self.remove_orphans()?;
+            *looked = Instant::now();
+        }
+        Ok(())
     }
 
     /// Merges what waits, and removes files that belong to nobody.

@@ -37,6 +37,8 @@ pub(crate) struct Store {
     upkeep_error: Mutex<Option<String>>,
     /// Files that belong to nobody, and since when this handle has seen them.
     pub(crate) orphans: Mutex<FxHashMap<String, Instant>>,
+    /// When upkeep looked for such files last.
+    pub(crate) looked_for_orphans: Mutex<Instant>,
     /// Files of merged rows that questions have opened.
     pub(crate) files_read: AtomicU64,
     /// Where the tasks of the handle run, whoever calls it.
@@ -63,6 +65,7 @@ impl Store {
             distrusted: AtomicBool::new(false),
             upkeep_error: Mutex::default(),
             orphans: Mutex::default(),
+            looked_for_orphans: Mutex::new(Instant::now()),
             files_read: AtomicU64::new(0),
             runtime,
         })
