@@ -27,9 +27,10 @@ impl<'a> ParquetWriter<'a> {
     }
 
     pub(crate) fn finish(self) -> Result<()> {
-        self.writer.finish()?;
-        self.sink.write_all(&self.made.take())?;
-        Ok(self.sink.flush()?)
+        let Self { sink, made, writer } = self;
+        writer.finish()?;
+        sink.write_all(&made.take())?;
+        Ok(sink.flush()?)
     }
 }
 
