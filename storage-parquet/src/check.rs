@@ -132,7 +132,7 @@ impl Store {
 fn check_rows(file: &DataFile, source: &crate::files::Source) -> Result<()> {
     for from in (0..file.rows()).step_by(STEP_ROWS as usize) {
         let to = (from + STEP_ROWS).min(file.rows());
-        let samples = file.read(source, &[from..to])?;
+        let samples = file.read(source, std::slice::from_ref(&(from..to)))?;
         let names = file.read_names(source, from..to)?;
         let first = file.index.partition_point(|entry| entry.end <= from);
         for entry in file.index[first..].iter().take_while(|entry| entry.start < to) {

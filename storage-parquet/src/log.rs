@@ -201,14 +201,13 @@ impl Log {
             let state = self.current();
             let version = state.version + 1;
             // A handle that was idle may stand at an entry that is gone.
-            let is_there =
-                self.files.stamp(&log_path(state.version))?.as_ref() == Some(&state.stamp);
+            let is_there = self.is_at(&state)?;
             let created = if is_there { self.try_create(version, entry, bytes)? } else { None };
             let Some(stamp) = created else {
                 self.advance(&lock)?;
                 continue;
             };
-            if self.files.stamp(&log_path(state.version))?.as_ref() != Some(&state.stamp) {
+            if !self.is_at(&state).map_err(|error| error.with_outcome(Outcome::Unknown))? {
                 return self.settle_stale(version, &lock);
             }
             if rows.len() as u64 > self.memory_rows_max {
@@ -252,13 +251,18 @@ impl Log {
             if self.try_create(version, entry, &bytes)?.is_none() {
                 continue;
             }
-            if self.files.stamp(&log_path(state.version))?.as_ref() != Some(&state.stamp) {
+            if !self.is_at(&state).map_err(|error| error.with_outcome(Outcome::Unknown))? {
                 self.settle_stale(version, &lock)?;
                 return Ok(Rewriting::Overtaken);
             }
             self.advance(&lock).map_err(|error| error.with_outcome(Outcome::Unknown))?;
             return Ok(Rewriting::Done);
         }
+    }
+
+    /// Whether the entry of a state is still the file that it was.
+    fn is_at(&self, state: &State) -> Result<bool> {
+        Ok(self.files.stamp(&log_path(state.version))?.as_ref() == Some(&state.stamp))
     }
 
     /// Creates an entry; `None` if there is one with its number already.
@@ -422,7 +426,7 @@ fn fresh_of(version: u64, rows: FreshRows) -> Option<Fresh> {
 
 /// Reads every row of a file.
 pub(crate) fn read_rows(file: &DataFile, source: &Source) -> Result<Rows> {
-    let samples = file.read(source, &[0..file.rows()])?;
+    let samples = file.read(source, std::slice::from_ref(&(0..file.rows())))?;
     let mut rows = Rows::default();
     for entry in &file.index {
         rows.push(&entry.key, samples.part(entry.start as usize, entry.end as usize));

@@ -134,7 +134,7 @@ impl<'s> Job<'s> {
                 FreshRows::File(file) => {
                     let source = self.store.open_file(&file.path)?.1;
                     for (from, to) in steps(file.rows()) {
-                        let samples = file.read(&source, &[from..to])?;
+                        let samples = file.read(&source, std::slice::from_ref(&(from..to)))?;
                         count_by_day(&mut days, &samples.ms, DAY_MS);
                     }
                 }
