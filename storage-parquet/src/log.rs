@@ -514,12 +514,16 @@ mod tests {
         for seed in 0..60 {
             let dir = tempfile::tempdir().unwrap();
             Log::open(local(&dir), true, 100).unwrap();
-            let open = || Log::open(Arc::new(FaultyFiles::new(local(&dir), seed, 20)), true, 100);
+            let open = |no: u64| {
+                // Other faults each time: an open that fails once need not fail again.
+                let files = FaultyFiles::new(local(&dir), seed * 1000 + no, 20);
+                Log::open(Arc::new(files), true, 100)
+            };
             let (mut certain, mut unsure, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-            let mut log = open();
+            let mut log = open(0);
             for ms in 0..60 {
                 let Ok(opened) = &log else {
-                    log = open();
+                    log = open(ms as u64 + 1);
                     continue;
                 };
                 match write(opened, ms) {
@@ -528,7 +532,7 @@ mod tests {
                     Err(_) => refused.push(ms),
                 }
                 if ms % 20 == 0 {
-                    log = open();
+                    log = open(ms as u64 + 1);
                 }
             }
             let found = times(&Log::open(local(&dir), false, 100).unwrap().current());

@@ -43,7 +43,7 @@ pub(crate) const KEY_PAGES: &str = "storage.pages";
 pub(crate) const GROUP_ROWS_MAX: usize = 524_288;
 
 /// Rows of a page: what a question about one series has to decode.
-const PAGE_ROWS: usize = 10_000;
+const PAGE_ROWS: usize = 20_000;
 
 pub(crate) const HOUR_MS: i64 = 3_600_000;
 pub(crate) const DAY_MS: i64 = 24 * HOUR_MS;
