@@ -46,12 +46,12 @@ fn options(path: &Path) -> ParquetOptions {
 async fn load(values: Values, hours: i64) {
     let dir = tempfile::tempdir_in(".").unwrap();
     let store = ParquetBackend::open(options(dir.path())).await.unwrap();
-    let mut fleet = Fleet::new(100, Span::seconds(10), values, 7);
+    let mut fleet = Fleet::new(100, Span::seconds(10), values, 7).in_batches_of(BATCH);
     let (mut samples, mut loading) = (0, Duration::ZERO);
     while fleet.next_time() < first_time() + Span::hours(hours) {
-        let batch = fleet.batch(BATCH);
+        let batch = fleet.batch();
         let started = Instant::now();
-        store.write_batch(&batch).await.unwrap();
+        store.write_batch(batch).await.unwrap();
         loading += started.elapsed();
         samples += batch.len();
     }
@@ -127,9 +127,10 @@ os.remove(out)
 async fn one_hour(hours: i64) {
     let dir = tempfile::tempdir_in(".").unwrap();
     let store = ParquetBackend::open(options(dir.path()).hour_samples(1)).await.unwrap();
-    let mut fleet = Fleet::new(10, Span::minutes(10), Values::Integers, 7);
+    let batch = BATCH.min(600 * hours as usize);
+    let mut fleet = Fleet::new(10, Span::minutes(10), Values::Integers, 7).in_batches_of(batch);
     while fleet.next_time() < first_time() + Span::hours(hours) {
-        store.write_batch(&fleet.batch(BATCH.min(600 * hours as usize))).await.unwrap();
+        store.write_batch(fleet.batch()).await.unwrap();
     }
     store.compact().await.unwrap();
     let start = first_time() + Span::hours(hours / 2);

@@ -6,6 +6,7 @@
 
 use std::process::ExitCode;
 
+use futures_util::TryStreamExt;
 use libtest_mimic::{Arguments, Failed, Trial};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::integration::{
@@ -13,7 +14,7 @@ use object_store::integration::{
     rename_and_copy, stream_get,
 };
 use object_store::path::Path;
-use object_store::{ObjectStore, PutMode};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode};
 
 fn main() -> ExitCode {
     let server = std::env::var("STORAGE_TEST_S3");
@@ -45,17 +46,29 @@ fn bucket(server: &str, name: &str) -> AmazonS3 {
         .unwrap()
 }
 
+async fn clear(client: &AmazonS3) {
+    let all: Vec<_> = client.list(None).try_collect().await.unwrap();
+    for object in all {
+        client.delete(&object.location).await.unwrap();
+    }
+}
+
 fn test(server: &str) -> Result<(), Failed> {
     tokio::runtime::Runtime::new()?.block_on(async {
-        // Those cases want a bucket of their own, empty.
+        // Those cases want a bucket of their own, and some leave objects in it.
         let client = bucket(server, "storage-cases");
         put_get_delete_list(&client).await;
+        clear(&client).await;
         get_opts(&client).await;
+        clear(&client).await;
         stream_get(&client).await;
+        clear(&client).await;
         list_uses_directories_correctly(&client).await;
+        clear(&client).await;
         list_with_delimiter(&client).await;
+        clear(&client).await;
         rename_and_copy(&client).await;
-        // Last, because it leaves objects behind that the others do not expect.
+        clear(&client).await;
         put_opts(&client, true).await;
         for round in 0..20 {
             let path = Path::from(format!("race/{round}"));
