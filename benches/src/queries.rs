@@ -69,8 +69,10 @@ pub type Row = (String, i64, f64);
 /// Where and over what a question is asked.
 #[derive(Debug, Clone)]
 pub struct Draw {
-    hosts: Vec<String>,
-    start: DateTime<Utc>,
+    /// The hosts asked about; none where all are.
+    pub hosts: Vec<String>,
+    /// Where the time asked about starts.
+    pub start: DateTime<Utc>,
 }
 
 impl Draw {

@@ -16,6 +16,7 @@ pages! {
     errors: "../guide/errors.md",
     layers: "../guide/layers.md",
     sqlite: "../guide/backends/sqlite.md",
+    postgres: "../guide/backends/postgres.md",
     parquet: "../guide/backends/parquet.md",
     conformance: "../guide/conformance.md",
 }

@@ -95,10 +95,18 @@ fn dependencies_point_one_way() {
     for driver in ["sqlx", "tokio-postgres", "arrow", "parquet", "object_store", "pco"] {
         assert!(!of_core.iter().any(|name| name == driver), "core depends on {driver}");
     }
-    let ours = ["storage-sqlite", "storage-parquet", "storage", "storage-cli", "conformance-tests"];
+    let ours = [
+        "storage-sqlite",
+        "storage-postgres",
+        "storage-parquet",
+        "storage",
+        "storage-cli",
+        "conformance-tests",
+    ];
     for (name, allowed) in [
         ("storage-core", &[][..]),
         ("storage-sqlite", &["storage-core"][..]),
+        ("storage-postgres", &["storage-core"][..]),
         ("storage-parquet", &["storage-core"][..]),
         ("conformance-tests", &["storage-core"][..]),
     ] {

@@ -9,5 +9,7 @@ pub use registry::{Scheme, connect, connect_existing, schemes};
 pub use storage_core::*;
 #[cfg(feature = "parquet")]
 pub use storage_parquet as parquet;
+#[cfg(feature = "postgres")]
+pub use storage_postgres as postgres;
 #[cfg(feature = "sqlite")]
 pub use storage_sqlite as sqlite;

@@ -18,8 +18,8 @@ pub struct Scheme {
 const SCHEMES: &[Scheme] = &[
     scheme("memory", None, true),
     scheme("sqlite", Some("sqlite"), cfg!(feature = "sqlite")),
-    scheme("postgres", Some("postgres"), false),
-    scheme("postgresql", Some("postgres"), false),
+    scheme("postgres", Some("postgres"), cfg!(feature = "postgres")),
+    scheme("postgresql", Some("postgres"), cfg!(feature = "postgres")),
     scheme("parquet", Some("parquet"), cfg!(feature = "parquet")),
     scheme("parquet+s3", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("parquet+gs", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
@@ -42,6 +42,7 @@ pub fn schemes() -> &'static [Scheme] {
 /// | `memory://` | a new one in memory |
 /// | `memory://NAME` | the one of that name in this process |
 /// | `sqlite://metrics.db`, `sqlite:///var/lib/metrics.db?synchronous=normal` | a SQLite file |
+/// | `postgres://user:password@host:5432/database?schema=storage` | a schema of a PostgreSQL database |
 /// | `parquet://archive`, `parquet:///var/lib/archive?merge_samples=100000` | Parquet files in a directory |
 /// | `parquet+s3://bucket/prefix`, `parquet+gs://...`, `parquet+az://...` | Parquet files in an object store |
 ///
@@ -68,7 +69,7 @@ pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
 }
 
 #[cfg_attr(
-    not(any(feature = "sqlite", feature = "parquet")),
+    not(any(feature = "sqlite", feature = "postgres", feature = "parquet")),
     expect(unused_variables, reason = "memory is always there")
 )]
 async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
@@ -82,6 +83,12 @@ async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
             let options = storage_sqlite::SqliteOptions::from_url(url)?;
             let options = if create { options } else { options.create(false) };
             Ok(Arc::new(storage_sqlite::SqliteBackend::open(options).await?))
+        }
+        #[cfg(feature = "postgres")]
+        ("postgres" | "postgresql", _) => {
+            let options = storage_postgres::PostgresOptions::from_url(url)?;
+            let options = if create { options } else { options.create(false) };
+            Ok(Arc::new(storage_postgres::PostgresBackend::open(options).await?))
         }
         #[cfg(feature = "parquet")]
         ("parquet" | "parquet+s3" | "parquet+gs" | "parquet+az", scheme) if scheme.built_in => {
@@ -110,12 +117,7 @@ fn find(name: &str) -> Result<&'static Scheme> {
 }
 
 fn not_built_in(scheme: &Scheme) -> Error {
-    let requested = cfg!(feature = "postgres") && scheme.feature == Some("postgres");
-    let problem = match requested {
-        true => "the backend of the URL is not built yet, though its feature is on",
-        false => "this build has no backend for the URL; build with the feature",
-    };
-    config(problem)
+    config("this build has no backend for the URL; build with the feature")
         .with_context("scheme", scheme.name)
         .with_context("feature", scheme.feature.unwrap_or("none"))
 }
@@ -136,9 +138,11 @@ mod tests {
     async fn unknown_schemes_and_missing_features_are_named() {
         let error = refused("mysql://host/db").await;
         assert_eq!((error.kind(), error.context("scheme")), (ErrorKind::Config, Some("mysql")));
-        let error = refused("postgres://host/db").await;
-        assert_eq!((error.kind(), error.context("feature")), (ErrorKind::Config, Some("postgres")));
-        assert_eq!(error.message().contains("not built yet"), cfg!(feature = "postgres"));
+        #[cfg(not(feature = "postgres"))]
+        {
+            let error = refused("postgres://host/db").await;
+            assert_eq!(error.context("feature"), Some("postgres"));
+        }
         #[cfg(not(feature = "parquet-cloud"))]
         {
             let error = refused("parquet+s3://bucket/archive").await;
@@ -150,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_in_a_refused_url_is_not_shown() {
-        let error = refused("postgres://user:secret@host/db").await;
+        let error = refused("postgres://user:secret@host.invalid/db").await;
         assert!(!format!("{error:#} {error:?}").contains("secret"));
     }
 

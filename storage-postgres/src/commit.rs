@@ -1,0 +1,580 @@
+//! One commit: a transaction that stores a batch by COPY.
+//!
+//! The usual case is a straight COPY into the table. If a sample is there already the server
+//! refuses, and the batch is stored again by way of a temporary table, over what is there. Each
+//! transaction also counts what it adds, in `days`, and adds the series that are new; so whatever
+//! happens to the connection, samples, counts and names fit together.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chrono::{NaiveDate, Utc};
+use futures_util::SinkExt;
+use rustc_hash::{FxHashMap, FxHashSet};
+use storage_core::{Error, ErrorKind, Outcome, Result, SeriesKey};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{CopyInSink, Row, SimpleQueryMessage, Statement};
+
+use crate::connect::{Connection, is_unusable};
+use crate::convert::PgTime;
+use crate::copy::{Entry, encode, pieces};
+use crate::error::{
+    NO_PARTITION, UNIQUE_VIOLATION, from_pg, is_disconnect, is_victim, of_commit, sqlstate,
+};
+use crate::partitions::{self, DAY_MS, Partitions};
+use crate::store::Store;
+
+const COPY: &str = "COPY samples (series_id, ts, value, metadata) FROM STDIN (FORMAT binary)";
+const COPY_PENDING: &str =
+    "COPY pg_temp.storage_pending (series_id, ts, value, metadata) FROM STDIN (FORMAT binary)";
+const CREATE_PENDING: &str = "CREATE TEMP TABLE IF NOT EXISTS storage_pending (series_id bigint, \
+     ts timestamptz, value double precision, metadata jsonb) ON COMMIT DELETE ROWS";
+const COUNT_DAYS: &str = include_str!("sql/count_days.sql");
+const COUNT_FRESH: &str = include_str!("sql/count_fresh.sql");
+const STORE_PENDING: &str = include_str!("sql/store_pending.sql");
+
+const ADD_SERIES: &str = "INSERT INTO series (server_id, metric_type)
+    SELECT * FROM unnest($1::text[], $2::text[]) AS u (server_id, metric_type)
+    WHERE NOT EXISTS (SELECT FROM series s
+                      WHERE s.server_id = u.server_id AND s.metric_type = u.metric_type)
+    ON CONFLICT DO NOTHING";
+const FIND_SERIES: &str = "SELECT s.id, s.server_id, s.metric_type
+    FROM unnest($1::text[], $2::text[]) AS u (server_id, metric_type)
+    JOIN series s ON s.server_id = u.server_id AND s.metric_type = u.metric_type";
+
+/// How often a commit is tried again for reasons that trying again removes.
+const ATTEMPTS_MAX: usize = 8;
+
+/// Slots of `days` that handles choose from.
+const SLOTS: i16 = 16;
+
+/// Samples to be stored together. A negative id refers to `unknown`: -1 to the first.
+#[derive(Debug, Default)]
+pub(crate) struct Batch {
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) unknown: Vec<SeriesKey>,
+    /// The ids that `unknown` got in the transaction under way.
+    resolved: Vec<i64>,
+}
+
+impl Batch {
+    pub(crate) fn new(entries: Vec<Entry>, unknown: Vec<SeriesKey>) -> Self {
+        Self { entries, unknown, resolved: Vec::new() }
+    }
+
+    /// Joins batches in the order in which they came.
+    pub(crate) fn join(batches: Vec<Self>) -> Self {
+        let mut batches = batches.into_iter();
+        let mut all = batches.next().unwrap_or_default();
+        for mut batch in batches {
+            let before = all.unknown.len() as i64;
+            for entry in batch.entries.iter_mut().filter(|entry| entry.series_id < 0) {
+                entry.series_id -= before;
+            }
+            all.entries.append(&mut batch.entries);
+            all.unknown.append(&mut batch.unknown);
+        }
+        all
+    }
+
+    /// Puts ids in the place of references to names.
+    fn put_ids(&mut self, found: &[(i64, SeriesKey)]) -> Result<()> {
+        let ids: FxHashMap<&SeriesKey, i64> = found.iter().map(|(id, key)| (key, *id)).collect();
+        let id = |key| {
+            let missing = "a series that was added is not there";
+            ids.get(key).copied().ok_or_else(|| Error::new(ErrorKind::Internal, missing))
+        };
+        self.resolved = self.unknown.iter().map(id).collect::<Result<_>>()?;
+        for entry in self.entries.iter_mut().filter(|entry| entry.series_id < 0) {
+            let index = usize::try_from(-1 - entry.series_id).unwrap_or(usize::MAX);
+            entry.series_id = *self.resolved.get(index).ok_or_else(|| {
+                Error::new(ErrorKind::Internal, "a sample refers to a name that is not there")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Takes the ids back: the transaction that gave them may have failed, and they with it.
+    fn forget_ids(&mut self) {
+        let resolved = std::mem::take(&mut self.resolved);
+        if resolved.is_empty() {
+            return;
+        }
+        let references: FxHashMap<i64, i64> =
+            resolved.into_iter().zip(1..).map(|(id, number)| (id, -number)).collect();
+        for entry in &mut self.entries {
+            entry.series_id = references.get(&entry.series_id).copied().unwrap_or(entry.series_id);
+        }
+    }
+}
+
+/// Series with their ids.
+type Found = Vec<(i64, SeriesKey)>;
+
+/// What stands between a try and the next one.
+enum Trouble {
+    /// The commit failed.
+    Failed(Error),
+    /// Something that was remembered no longer holds.
+    Stale,
+}
+
+impl From<Error> for Trouble {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// A connection with what is prepared on it.
+#[derive(Debug)]
+struct Link {
+    connection: Connection,
+    copy: Statement,
+    count: Statement,
+    pending: Option<Pending>,
+    /// Nothing was committed on it yet: if it fails, another one would, too.
+    is_new: bool,
+}
+
+/// What it takes to replace samples.
+#[derive(Debug, Clone)]
+struct Pending {
+    copy: Statement,
+    count: Statement,
+    store: Statement,
+}
+
+/// The state of the task that commits.
+#[derive(Debug)]
+pub(crate) struct Committing {
+    link: Option<Link>,
+    slot: i16,
+    /// What the following hold for; none are known before the first commit.
+    generation: Option<i64>,
+    partitions: Partitions,
+    /// Series whose mark says that they are empty.
+    emptied: FxHashSet<i64>,
+    /// The last batch met samples that were there: then the next one does, too, more often than
+    /// not, and a refused COPY leaves dead rows behind.
+    replaces: bool,
+    /// The day for which partitions were made ahead.
+    made_ahead: Option<NaiveDate>,
+    closed: bool,
+}
+
+impl Committing {
+    pub(crate) fn new(store: &Store) -> Self {
+        // Any spread will do: the address of the handle differs from that of others.
+        let spread = std::ptr::from_ref(store).addr() as u64 ^ u64::from(std::process::id()) << 20;
+        let slot = (spread.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 60) as i16 % SLOTS;
+        Self {
+            link: None,
+            slot,
+            generation: None,
+            partitions: Partitions::default(),
+            emptied: FxHashSet::default(),
+            replaces: false,
+            made_ahead: None,
+            closed: false,
+        }
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.link = None;
+    }
+
+    /// Stores a batch, all or nothing.
+    pub(crate) async fn commit(&mut self, store: &Store, batch: Batch) -> Result<()> {
+        let mut batch = batch;
+        let order = store.order.lock().await;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let result = self.attempt(store, &mut batch).await;
+            let error = match result {
+                Ok(()) => break,
+                Err(Trouble::Stale) => {
+                    self.generation = None;
+                    Error::new(ErrorKind::Busy, "the tables change all the time")
+                }
+                Err(Trouble::Failed(error)) => error,
+            };
+            let go_on = self.settle(store, &error).await;
+            if !go_on || attempts == ATTEMPTS_MAX {
+                return Err(error);
+            }
+        }
+        drop(order);
+        Ok(())
+    }
+
+    /// Leaves the connection as it should be after an error, and says whether to try again.
+    async fn settle(&mut self, store: &Store, error: &Error) -> bool {
+        let was_new = self.link.as_ref().is_none_or(|link| link.is_new);
+        if is_unusable(error) || error.outcome() == Outcome::Unknown {
+            self.link = None;
+        } else if let Some(link) = &self.link
+            && store.server.in_time(query(&link.connection, "ROLLBACK")).await.is_err()
+        {
+            self.link = None;
+        }
+        if error.outcome() == Outcome::Unknown {
+            return false;
+        }
+        match sqlstate(error) {
+            Some(UNIQUE_VIOLATION) => {
+                let again = !self.replaces;
+                self.replaces = true;
+                again
+            }
+            // A partition was dropped by another hand.
+            Some(NO_PARTITION) => {
+                self.generation = None;
+                true
+            }
+            _ if self.generation.is_none() && error.kind() == ErrorKind::Busy => true,
+            _ if is_victim(error) => true,
+            // It died while it lay there, or was killed: nothing of the batch is stored.
+            _ => is_disconnect(error) && !was_new,
+        }
+    }
+
+    async fn attempt(&mut self, store: &Store, batch: &mut Batch) -> Result<(), Trouble> {
+        if self.link.is_none() {
+            self.link = Some(store.server.in_time(link(store)).await?);
+        }
+        store.server.in_time(self.refresh(store)).await?;
+        batch.forget_ids();
+        if batch.unknown.is_empty() {
+            keep_last(&mut batch.entries);
+        }
+        self.ensure_partitions(store, &batch.entries).await?;
+        let Some(link) = &mut self.link else { return Ok(()) };
+        if self.replaces && link.pending.is_none() {
+            link.pending = Some(store.server.in_time(prepare_pending(&link.connection)).await?);
+        }
+        let found = match &link.pending {
+            Some(pending) if self.replaces => {
+                let pending = pending.clone();
+                self.replace(store, &pending, batch).await?
+            }
+            _ => self.copy(store, batch).await?,
+        };
+        if let Some(link) = &mut self.link {
+            link.is_new = false;
+        }
+        if !self.emptied.is_empty() {
+            for entry in &batch.entries {
+                self.emptied.remove(&entry.series_id);
+            }
+        }
+        store.learn(found);
+        Ok(())
+    }
+
+    /// Reads what is remembered, unless it is.
+    async fn refresh(&mut self, store: &Store) -> Result<()> {
+        let (None, Some(link)) = (self.generation, &self.link) else { return Ok(()) };
+        let connection = &link.connection;
+        // The generation first: what changes meanwhile gives another one.
+        let row = connection.query_opt("SELECT generation FROM state", &[]).await;
+        let row = row.map_err(from_pg)?.ok_or_else(gone)?;
+        let emptied = connection.query("SELECT id FROM series WHERE emptied", &[]).await;
+        self.emptied = emptied
+            .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
+            .map_err(from_pg)?;
+        if !store.opened.hypertable {
+            self.partitions = partitions::read(connection).await?;
+        }
+        self.generation = Some(row.try_get(0).map_err(from_pg)?);
+        Ok(())
+    }
+
+    async fn ensure_partitions(&mut self, store: &Store, entries: &[Entry]) -> Result<()> {
+        let Some(link) = self.link.as_ref().filter(|_| !store.opened.hypertable) else {
+            return Ok(());
+        };
+        let mut times: BTreeMap<i64, i64> = BTreeMap::new();
+        let mut day = i64::MIN;
+        for entry in entries {
+            if entry.ms.div_euclid(DAY_MS) != day {
+                day = entry.ms.div_euclid(DAY_MS);
+                times.insert(day, entry.ms);
+            }
+        }
+        let times: Vec<i64> = times.into_values().collect();
+        if times.iter().all(|ms| self.partitions.contains(*ms)) {
+            return Ok(());
+        }
+        let made = partitions::ensure(&link.connection, store.locks, &mut self.partitions, &times);
+        store.server.in_time(made).await
+    }
+
+    /// Makes the partitions of the coming days, once a day. What fails now is made when it is
+    /// needed.
+    pub(crate) async fn make_partitions_ahead(&mut self, store: &Store) {
+        let now = Utc::now();
+        if self.made_ahead == Some(now.date_naive()) || store.opened.hypertable {
+            return;
+        }
+        let Some(link) = &self.link else { return };
+        self.made_ahead = Some(now.date_naive());
+        let times = partitions::ahead(now, store.options.partitions_ahead);
+        let made = partitions::ensure(&link.connection, store.locks, &mut self.partitions, &times);
+        if let Err(error) = store.server.in_time(made).await {
+            tracing::warn!(target: "storage", %error, "cannot make partitions ahead");
+            self.link = None;
+        }
+    }
+
+    /// Stores a batch of which nothing is there yet.
+    async fn copy(&self, store: &Store, batch: &mut Batch) -> Result<Found, Trouble> {
+        let Some(Link { connection, copy, count, .. }) = &self.link else { return Ok(Vec::new()) };
+        let (server, begin) = (&store.server, store.locks.begin_shared());
+        let (sink, found) = if batch.unknown.is_empty() && !self.touches_emptied(batch) {
+            // Sent together: the server answers one after the other.
+            let both = async {
+                Ok(tokio::join!(connection.simple_query(&begin), connection.copy_in(copy)))
+            };
+            let (begun, sink) = server.in_time(both).await?;
+            self.check_generation(&begun.map_err(from_pg)?)?;
+            (sink.map_err(from_pg)?, Vec::new())
+        } else {
+            let begun = server.in_time(query(connection, &begin)).await?;
+            self.check_generation(&begun)?;
+            let found = server.in_time(self.name_series(connection, batch)).await?;
+            let sink = async { connection.copy_in(copy).await.map_err(from_pg) };
+            (server.in_time(sink).await?, found)
+        };
+        server.in_time(send(sink, &batch.entries)).await?;
+        let days = Days::of(&batch.entries);
+        let counts: [&(dyn ToSql + Sync); 4] =
+            [&self.slot, &days.samples, &days.oldest, &days.newest];
+        finish(store, connection, connection.execute(count, &counts)).await?;
+        Ok(found)
+    }
+
+    /// Stores a batch over what is there.
+    async fn replace(
+        &mut self,
+        store: &Store,
+        pending: &Pending,
+        batch: &mut Batch,
+    ) -> Result<Found, Trouble> {
+        let Some(Link { connection, .. }) = &self.link else { return Ok(Vec::new()) };
+        let (server, begin) = (&store.server, store.locks.begin_alone());
+        let begun = server.in_time(query(connection, &begin)).await?;
+        self.check_generation(&begun)?;
+        let found = server.in_time(self.name_series(connection, batch)).await?;
+        let send = async {
+            let sink = connection.copy_in(&pending.copy).await.map_err(from_pg)?;
+            send(sink, &batch.entries).await
+        };
+        server.in_time(send).await?;
+        let count = async {
+            let row = connection.query_one(&pending.count, &[&self.slot]).await;
+            row.and_then(|row| row.try_get::<_, i64>(0)).map_err(from_pg)
+        };
+        let fresh = server.in_time(count).await?;
+        finish(store, connection, connection.execute(&pending.store, &[])).await?;
+        self.replaces = usize::try_from(fresh).is_ok_and(|fresh| fresh < batch.entries.len());
+        Ok(found)
+    }
+
+    fn check_generation(&self, begun: &[SimpleQueryMessage]) -> Result<(), Trouble> {
+        let row = begun.iter().rev().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let generation: Option<i64> = row.and_then(|text| text.parse().ok());
+        match generation {
+            None => Err(gone().into()),
+            same if same == self.generation => Ok(()),
+            _ => Err(Trouble::Stale),
+        }
+    }
+
+    fn touches_emptied(&self, batch: &Batch) -> bool {
+        !self.emptied.is_empty()
+            && batch.entries.iter().any(|entry| self.emptied.contains(&entry.series_id))
+    }
+
+    /// Adds the series that are new, puts ids in the place of their names, and takes the mark of
+    /// an empty series away from those that are no longer.
+    async fn name_series(&self, connection: &Connection, batch: &mut Batch) -> Result<Found> {
+        let mut found = Vec::new();
+        if !batch.unknown.is_empty() {
+            found = add_series(connection, &batch.unknown).await?;
+            batch.put_ids(&found)?;
+            keep_last(&mut batch.entries);
+        }
+        let ids = batch.entries.iter().map(|entry| entry.series_id);
+        let mut revived: Vec<i64> = ids.filter(|id| self.emptied.contains(id)).collect();
+        revived.dedup();
+        if !revived.is_empty() {
+            let sql = "UPDATE series SET emptied = false WHERE id = ANY($1) AND emptied";
+            connection.execute(sql, &[&revived]).await.map_err(from_pg)?;
+        }
+        Ok(found)
+    }
+}
+
+/// Opens the connection that writes.
+async fn link(store: &Store) -> Result<Link> {
+    let connection = store.server.connect().await?;
+    let copy = connection.prepare(COPY).await.map_err(from_pg)?;
+    let count = connection.prepare(COUNT_DAYS).await.map_err(from_pg)?;
+    Ok(Link { connection, copy, count, pending: None, is_new: true })
+}
+
+async fn prepare_pending(connection: &Connection) -> Result<Pending> {
+    connection.batch_execute(CREATE_PENDING).await.map_err(from_pg)?;
+    Ok(Pending {
+        copy: connection.prepare(COPY_PENDING).await.map_err(from_pg)?,
+        count: connection.prepare(COUNT_FRESH).await.map_err(from_pg)?,
+        store: connection.prepare(STORE_PENDING).await.map_err(from_pg)?,
+    })
+}
+
+async fn query(connection: &Connection, sql: &str) -> Result<Vec<SimpleQueryMessage>> {
+    connection.simple_query(sql).await.map_err(from_pg)
+}
+
+/// Adds series, ordered so that two who add the same wait for each other in one direction only,
+/// and returns them with their ids, whoever added them.
+async fn add_series(connection: &Connection, names: &[SeriesKey]) -> Result<Found> {
+    let mut names: Vec<&SeriesKey> = names.iter().collect();
+    names.sort_unstable();
+    names.dedup();
+    let servers: Vec<&str> = names.iter().map(|key| key.server_id.as_str()).collect();
+    let metrics: Vec<&str> = names.iter().map(|key| key.metric_type.as_str()).collect();
+    connection.execute(ADD_SERIES, &[&servers, &metrics]).await.map_err(from_pg)?;
+    let rows = connection.query(FIND_SERIES, &[&servers, &metrics]).await.map_err(from_pg)?;
+    let series = |row: &Row| {
+        Ok((
+            row.try_get(0)?,
+            SeriesKey { server_id: row.try_get(1)?, metric_type: row.try_get(2)? },
+        ))
+    };
+    rows.iter().map(series).collect::<Result<_, _>>().map_err(from_pg)
+}
+
+/// Sends rows and waits until the server has them.
+async fn send(sink: CopyInSink<Bytes>, entries: &[Entry]) -> Result<()> {
+    let mut sink = std::pin::pin!(sink);
+    for piece in pieces(encode(entries)) {
+        sink.send(piece).await.map_err(from_pg)?;
+    }
+    sink.finish().await.map(drop).map_err(from_pg)
+}
+
+/// Ends a transaction: its last statement and the commit are sent together. If the statement
+/// fails the server does not commit.
+async fn finish<T>(
+    store: &Store,
+    connection: &Connection,
+    last: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<()> {
+    let both = async { Ok(tokio::join!(last, connection.batch_execute("COMMIT"))) };
+    let ended = store.server.in_time(both).await;
+    match ended.map_err(|error| error.with_outcome(Outcome::Unknown))? {
+        (Ok(_), Ok(())) => Ok(()),
+        (Err(error), _) | (Ok(_), Err(error)) => Err(of_commit(from_pg(error))),
+    }
+}
+
+pub(crate) fn gone() -> Error {
+    Error::new(ErrorKind::NotFound, "the tables of the store are gone")
+}
+
+/// Sorts by series and time, and of those with the same keeps the last: the order in which every
+/// process writes, so that two never wait for each other in a circle.
+fn keep_last(entries: &mut Vec<Entry>) {
+    let key = |entry: &Entry| (entry.series_id, entry.ms);
+    if entries.is_sorted_by(|a, b| key(a) < key(b)) {
+        return;
+    }
+    entries.sort_by_key(key);
+    entries.reverse();
+    entries.dedup_by_key(|entry| key(entry));
+    entries.reverse();
+}
+
+/// How many samples fall on each day, and their extent: a column each.
+#[derive(Debug, Default, PartialEq)]
+struct Days {
+    samples: Vec<i64>,
+    oldest: Vec<PgTime>,
+    newest: Vec<PgTime>,
+}
+
+impl Days {
+    fn of(entries: &[Entry]) -> Self {
+        let mut by_day: BTreeMap<i64, (i64, i64, i64)> = BTreeMap::new();
+        for run in entries.chunk_by(|a, b| a.ms.div_euclid(DAY_MS) == b.ms.div_euclid(DAY_MS)) {
+            let (mut low, mut high) = (run[0].ms, run[0].ms);
+            for entry in run {
+                (low, high) = (low.min(entry.ms), high.max(entry.ms));
+            }
+            let day = by_day.entry(low.div_euclid(DAY_MS)).or_insert((0, low, high));
+            *day = (day.0 + run.len() as i64, day.1.min(low), day.2.max(high));
+        }
+        let mut days = Self::default();
+        for (samples, oldest, newest) in by_day.into_values() {
+            days.samples.push(samples);
+            days.oldest.push(PgTime(oldest));
+            days.newest.push(PgTime(newest));
+        }
+        days
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(series_id: i64, ms: i64, value: f64) -> Entry {
+        Entry { series_id, ms, value, metadata: None }
+    }
+
+    #[test]
+    fn the_last_of_each_series_and_time_is_kept() {
+        let mut entries =
+            vec![entry(2, 1, 0.0), entry(1, 5, 1.0), entry(2, 1, 2.0), entry(1, 5, 3.0)];
+        keep_last(&mut entries);
+        assert_eq!(entries, [entry(1, 5, 3.0), entry(2, 1, 2.0)]);
+    }
+
+    #[test]
+    fn samples_are_counted_by_day() {
+        let entries = [entry(1, -1, 0.0), entry(1, 0, 0.0), entry(2, -5, 0.0), entry(2, 7, 0.0)];
+        let days = Days::of(&entries);
+        assert_eq!(days.samples, [2, 2]);
+        assert_eq!(days.oldest, [PgTime(-5), PgTime(0)]);
+        assert_eq!(days.newest, [PgTime(-1), PgTime(7)]);
+        assert_eq!(Days::of(&[]), Days::default());
+    }
+
+    #[test]
+    fn joined_batches_refer_to_their_own_names_and_ids_can_be_taken_back() {
+        let batch = |name: &str, value| Batch {
+            entries: vec![entry(-1, 0, value), entry(7, 0, value)],
+            unknown: vec![SeriesKey::new(name, "m")],
+            resolved: Vec::new(),
+        };
+        let mut all = Batch::join(vec![batch("a", 1.0), batch("b", 2.0)]);
+        let ids = |batch: &Batch| batch.entries.iter().map(|e| e.series_id).collect::<Vec<_>>();
+        assert_eq!(ids(&all), [-1, 7, -2, 7]);
+        let found = [(30, SeriesKey::new("a", "m")), (40, SeriesKey::new("b", "m"))];
+        all.put_ids(&found).unwrap();
+        assert_eq!(ids(&all), [30, 7, 40, 7]);
+        all.forget_ids();
+        assert_eq!(ids(&all), [-1, 7, -2, 7]);
+        assert_eq!(all.put_ids(&found[..1]).unwrap_err().kind(), ErrorKind::Internal);
+    }
+}

@@ -1,0 +1,239 @@
+//! Answers questions: each is one statement, hence one snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use storage_core::metrics::time::from_ms;
+use storage_core::{
+    Error, ErrorKind, MetricRecord, Result, Sample, SeriesFilter, SeriesInfo, SeriesKey,
+    SeriesSamples, StorageStats, TimeRange,
+};
+use tokio_postgres::Row;
+
+use crate::commit::gone;
+use crate::convert::{PgTime, to_sample};
+use crate::error::from_pg;
+use crate::filter::Condition;
+use crate::store::{Parameter, Store};
+
+const STATS: &str = include_str!("sql/stats.sql");
+const SIZE: &str = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'";
+
+/// Samples that one step of a scan reads.
+const SCAN_STEP_SAMPLES: i64 = 8192;
+
+/// Series that one step of a scan may touch: many are short.
+const SCAN_STEP_SERIES: usize = 64;
+
+fn time(row: &Row, index: usize) -> Result<i64> {
+    row.try_get(index).map(|PgTime(ms)| ms).map_err(from_pg)
+}
+
+fn key(row: &Row, index: usize) -> Result<SeriesKey> {
+    Ok(SeriesKey {
+        server_id: row.try_get(index).map_err(from_pg)?,
+        metric_type: row.try_get(index + 1).map_err(from_pg)?,
+    })
+}
+
+impl Store {
+    pub(crate) async fn query_range(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> Result<Vec<MetricRecord>> {
+        let (start, end) = (PgTime(range.start_ms()), PgTime(range.end_ms()));
+        let key = SeriesKey::new(server_id, metric_type);
+        let sql = "SELECT ts, value, metadata FROM samples
+            WHERE series_id = (SELECT id FROM series WHERE server_id = $1 AND metric_type = $2)
+            AND ts >= $3 AND ts < $4 ORDER BY ts";
+        let rows = self.rows(sql, &[&server_id, &metric_type, &start, &end]).await?;
+        rows.iter().map(|row| Ok(to_sample(row, 0)?.into_record(&key))).collect()
+    }
+
+    pub(crate) async fn stats(&self) -> Result<StorageStats> {
+        let (found, bytes) = tokio::try_join!(self.rows(STATS, &[]), self.disk_usage_bytes())?;
+        let row = found.first().ok_or_else(gone)?;
+        let count = |index| {
+            let count: i64 = row.try_get(index).map_err(from_pg)?;
+            Ok::<_, Error>(u64::try_from(count).unwrap_or_default())
+        };
+        let extent = |index| {
+            let time: Option<PgTime> = row.try_get(index).map_err(from_pg)?;
+            Ok::<_, Error>(time.map(|PgTime(ms)| from_ms(ms)))
+        };
+        Ok(StorageStats {
+            total_metrics: count(0)?,
+            series: count(1)?,
+            disk_usage_bytes: bytes,
+            oldest_metric: extent(2)?,
+            newest_metric: extent(3)?,
+        })
+    }
+
+    async fn disk_usage_bytes(&self) -> Result<u64> {
+        let chunks = match &self.opened.extension {
+            Some(extension) if self.opened.hypertable => extension.size(),
+            _ => "SELECT 0::bigint".to_owned(),
+        };
+        let rows = self.rows(&format!("{SIZE} UNION ALL {chunks}"), &[]).await?;
+        let bytes = |row: &Row| row.try_get::<_, Option<i64>>(0).map_err(from_pg);
+        let sizes = rows.iter().map(bytes).collect::<Result<Vec<_>>>()?;
+        Ok(sizes.into_iter().flatten().map(|size| u64::try_from(size).unwrap_or_default()).sum())
+    }
+
+    pub(crate) async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
+        let condition = Condition::of(filter, 1);
+        // Few series are looked up; of many, every sample is counted on the way.
+        let sql = match condition.is_narrow() {
+            true => format!(
+                "SELECT s.server_id, s.metric_type, p.samples, p.oldest, p.newest FROM series s
+                 CROSS JOIN LATERAL (SELECT count(*) AS samples, min(ts) AS oldest,
+                     max(ts) AS newest FROM samples WHERE series_id = s.id) p
+                 WHERE NOT s.emptied AND p.samples > 0 AND {}",
+                condition.sql
+            ),
+            false => format!(
+                "SELECT s.server_id, s.metric_type, p.samples, p.oldest, p.newest FROM series s
+                 JOIN (SELECT series_id, count(*) AS samples, min(ts) AS oldest,
+                     max(ts) AS newest FROM samples GROUP BY series_id) p ON p.series_id = s.id
+                 WHERE {}",
+                condition.sql
+            ),
+        };
+        let info = |row: &Row| {
+            let count: i64 = row.try_get(2).map_err(from_pg)?;
+            Ok(SeriesInfo {
+                series: key(row, 0)?,
+                count: u64::try_from(count).unwrap_or_default(),
+                oldest: from_ms(time(row, 3)?),
+                newest: from_ms(time(row, 4)?),
+            })
+        };
+        let rows = self.rows(&sql, &condition.parameters()).await?;
+        let mut found = rows.iter().map(info).collect::<Result<Vec<_>>>()?;
+        found.sort_unstable_by(|a, b| a.series.cmp(&b.series));
+        Ok(found)
+    }
+
+    pub(crate) async fn latest(
+        &self,
+        filter: &SeriesFilter,
+        n: usize,
+    ) -> Result<Vec<SeriesSamples>> {
+        let condition = Condition::of(filter, 2);
+        let limit = i64::try_from(n).unwrap_or(i64::MAX);
+        let sql = format!(
+            "SELECT s.server_id, s.metric_type, p.ts, p.value, p.metadata FROM series s
+             CROSS JOIN LATERAL (SELECT ts, value, metadata FROM samples
+                 WHERE series_id = s.id ORDER BY ts DESC LIMIT $1) p
+             WHERE NOT s.emptied AND {}",
+            condition.sql
+        );
+        let mut parameters: Vec<Parameter<'_>> = vec![&limit];
+        parameters.extend(condition.parameters());
+        let mut found: BTreeMap<SeriesKey, Vec<Sample>> = BTreeMap::new();
+        for row in self.rows(&sql, &parameters).await? {
+            found.entry(key(&row, 0)?).or_default().push(to_sample(&row, 2)?);
+        }
+        let newest_first = |(series, mut samples): (SeriesKey, Vec<Sample>)| {
+            samples.sort_unstable_by_key(|sample| std::cmp::Reverse(sample.timestamp));
+            SeriesSamples { series, samples }
+        };
+        Ok(found.into_iter().map(newest_first).collect())
+    }
+
+    /// The series of a scan, in order.
+    pub(crate) async fn scan_series(&self, filter: &SeriesFilter) -> Result<Vec<(i64, SeriesKey)>> {
+        let condition = Condition::of(filter, 1);
+        let sql = format!(
+            "SELECT s.id, s.server_id, s.metric_type FROM series s
+             WHERE NOT s.emptied AND {} ORDER BY s.server_id, s.metric_type",
+            condition.sql
+        );
+        let rows = self.rows(&sql, &condition.parameters()).await?;
+        rows.iter().map(|row| Ok((row.try_get(0).map_err(from_pg)?, key(row, 1)?))).collect()
+    }
+
+    /// One step of a scan: samples of `rest[0]` from `start_ms` on, then of the series after it, in
+    /// order, until the step is full.
+    pub(crate) async fn scan_step(
+        &self,
+        rest: &[(i64, SeriesKey)],
+        start_ms: i64,
+        range: TimeRange,
+    ) -> Result<ScanStep> {
+        let some = &rest[..rest.len().min(SCAN_STEP_SERIES)];
+        let ids: Vec<i64> = some.iter().map(|(id, _)| *id).collect();
+        let (start, end) = (PgTime(start_ms), PgTime(range.end_ms()));
+        // A long series goes on alone: its look-up starts where the last one ended.
+        let goes_on = start_ms > range.start_ms();
+        // A limit inside each look-up as well, so that none reads more than a step holds.
+        let sql = "SELECT u.n, p.ts, p.value, p.metadata
+            FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+            CROSS JOIN LATERAL (SELECT ts, value, metadata FROM samples
+                WHERE series_id = u.id AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4) p
+            LIMIT $4";
+        let first_only = "SELECT 1::bigint, ts, value, metadata FROM samples
+            WHERE series_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4";
+        let (sql, first, asked): (_, Parameter<'_>, _) = match goes_on {
+            true => (first_only, &ids[0], 1),
+            false => (sql, &ids, some.len()),
+        };
+        let found = self.rows(sql, &[first, &start, &end, &SCAN_STEP_SAMPLES]).await?;
+        step_of(&found, some, asked)
+    }
+
+    /// The names of a series by its id, from memory or the server.
+    pub(crate) fn known_key(&self, id: i64) -> Option<Arc<SeriesKey>> {
+        self.dictionary().key(id).map(Arc::clone)
+    }
+}
+
+/// What a step of a scan found.
+pub(crate) struct ScanStep {
+    /// Samples by series, in order.
+    pub(crate) found: Vec<SeriesSamples>,
+    /// How many series of the rest are done.
+    pub(crate) done: usize,
+    /// Where the first series that is not done goes on.
+    pub(crate) next_ms: Option<i64>,
+}
+
+fn step_of(rows: &[Row], series: &[(i64, SeriesKey)], asked: usize) -> Result<ScanStep> {
+    let mut found: Vec<SeriesSamples> = Vec::new();
+    let mut at = 0;
+    for row in rows {
+        let n: i64 = row.try_get(0).map_err(from_pg)?;
+        let n = usize::try_from(n).unwrap_or_default();
+        let sample = to_sample(row, 1)?;
+        match found.last_mut() {
+            Some(last) if n == at => {
+                if last.samples.last().is_some_and(|last| last.timestamp >= sample.timestamp) {
+                    return Err(out_of_order());
+                }
+                last.samples.push(sample);
+            }
+            _ if n > at && n <= series.len() => {
+                let series = series[n - 1].1.clone();
+                found.push(SeriesSamples { series, samples: vec![sample] });
+                at = n;
+            }
+            _ => return Err(out_of_order()),
+        }
+    }
+    let is_full = rows.len() as i64 == SCAN_STEP_SAMPLES;
+    let last = found.last().and_then(|last| last.samples.last());
+    Ok(match last.filter(|_| is_full) {
+        Some(sample) => {
+            ScanStep { next_ms: Some(sample.timestamp.timestamp_millis() + 1), done: at - 1, found }
+        }
+        None => ScanStep { found, done: asked, next_ms: None },
+    })
+}
+
+fn out_of_order() -> Error {
+    Error::new(ErrorKind::Internal, "the server gave the samples of a scan out of order")
+}

@@ -1,0 +1,146 @@
+//! What all parts of one handle share: connections, the dictionary, its condition.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use deadpool_postgres::Pool;
+use futures_util::TryStreamExt;
+use storage_core::{Error, ErrorKind, Result, SeriesKey};
+use tokio::runtime::Handle;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::config::PostgresOptions;
+use crate::connect::{Lease, Server, is_unusable};
+use crate::dictionary::Dictionary;
+use crate::error::{from_pg, is_disconnect};
+use crate::schema::{self, Locks, Opened};
+use crate::windows::Densities;
+
+/// The shared part of a handle.
+#[derive(Debug)]
+pub(crate) struct Store {
+    pub(crate) options: PostgresOptions,
+    pub(crate) server: Server,
+    pub(crate) opened: Opened,
+    pub(crate) locks: Locks,
+    pub(crate) pool: Pool,
+    dictionary: RwLock<Dictionary>,
+    pub(crate) densities: Densities,
+    /// Held by a commit and by each step of a prune, so that what a caller gave up is either done
+    /// before his next write or not at all.
+    pub(crate) order: AsyncMutex<()>,
+    closed: AtomicBool,
+    /// Where the tasks of the handle run, whoever calls it.
+    pub(crate) runtime: Handle,
+}
+
+impl Store {
+    pub(crate) async fn open(options: PostgresOptions) -> Result<Self> {
+        let server = Server::new(&options)?;
+        let opened = schema::open(&server, &options).await?;
+        let pool = server.pool(&options)?;
+        Ok(Self {
+            locks: Locks::of(&options.schema),
+            options,
+            server,
+            opened,
+            pool,
+            dictionary: RwLock::default(),
+            densities: Densities::default(),
+            order: AsyncMutex::default(),
+            closed: AtomicBool::new(false),
+            runtime: Handle::current(),
+        })
+    }
+
+    pub(crate) fn dictionary(&self) -> RwLockReadGuard<'_, Dictionary> {
+        self.dictionary.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dictionary_mut(&self) -> RwLockWriteGuard<'_, Dictionary> {
+        self.dictionary.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers series that are known to be committed.
+    pub(crate) fn learn(&self, series: impl IntoIterator<Item = (i64, SeriesKey)>) {
+        let mut dictionary = self.dictionary_mut();
+        series.into_iter().for_each(|(id, key)| dictionary.insert(id, key));
+    }
+
+    /// # Errors
+    /// `Closed` after `close`.
+    pub(crate) fn check_open(&self) -> Result<()> {
+        match self.closed.load(Ordering::Acquire) {
+            true => Err(Error::new(ErrorKind::Closed, "the store was closed")),
+            false => Ok(()),
+        }
+    }
+
+    /// Refuses calls from now on.
+    pub(crate) fn refuse_calls(&self) {
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Asks a question and returns all rows of the answer.
+    pub(crate) async fn rows(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        let visit = |row| {
+            rows.push(row);
+            Ok(true)
+        };
+        self.each_row(sql, parameters, visit).await?;
+        Ok(rows)
+    }
+
+    /// Asks a question on a connection of the pool, and shows each row of the answer until told
+    /// to stop. A connection that died while it lay in the pool is replaced, and the question
+    /// asked again, as long as no row was shown.
+    pub(crate) async fn each_row(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+        mut visit: impl FnMut(Row) -> Result<bool> + Send,
+    ) -> Result<()> {
+        loop {
+            self.check_open()?;
+            let lease = Lease::take(&self.pool).await?;
+            let mut shown = false;
+            let visit = |row| {
+                shown = true;
+                visit(row)
+            };
+            match self.server.in_time(ask(&lease, sql, parameters, visit)).await {
+                Err(error) if is_disconnect(&error) && lease.is_used() && !shown => {}
+                Err(error) if is_unusable(&error) => return Err(error),
+                answer => {
+                    lease.give_back();
+                    return answer;
+                }
+            }
+        }
+    }
+}
+
+/// The value of a parameter.
+pub(crate) type Parameter<'a> = &'a (dyn ToSql + Sync);
+
+/// Runs a statement, prepared on the first time that a connection sees it.
+async fn ask(
+    lease: &Lease,
+    sql: &str,
+    parameters: &[Parameter<'_>],
+    mut visit: impl FnMut(Row) -> Result<bool> + Send,
+) -> Result<()> {
+    let statement = lease.prepare_cached(sql).await.map_err(from_pg)?;
+    let parameters = parameters.iter().copied();
+    let rows = lease.query_raw(&statement, parameters).await.map_err(from_pg)?;
+    let mut rows = std::pin::pin!(rows);
+    while let Some(row) = rows.try_next().await.map_err(from_pg)? {
+        if !visit(row)? {
+            break;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! What the test targets share: the server that the environment names, and stores on it; servers of
+//! their own; a proxy in front of one.
+#![allow(dead_code, clippy::unwrap_used)] // each target uses a part of it
+
+pub(crate) mod proxy;
+pub(crate) mod server;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use conformance_tests::Fixture;
+use storage_core::{Result, StorageBackend};
+use storage_postgres::{PostgresBackend, PostgresOptions, UseTimescale};
+
+/// The variable that names a server for the tests: `scripts/postgres with COMMAND` sets it.
+pub(crate) const URL: &str = "STORAGE_TEST_POSTGRES_URL";
+
+/// The server for tests, if there is one.
+pub(crate) fn url() -> Option<String> {
+    std::env::var(URL).ok().filter(|url| !url.is_empty())
+}
+
+/// Options for the schema `schema` on the server at `url`: few connections, as many tests run side
+/// by side.
+pub(crate) fn options(url: &str, schema: &str) -> PostgresOptions {
+    let options = PostgresOptions::from_url(url).unwrap();
+    options.schema(schema).unwrap().pool_size(3).partitions_ahead(1)
+}
+
+/// Connects to the server without the library.
+pub(crate) async fn raw(url: &str) -> tokio_postgres::Client {
+    let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+/// Removes a schema with all its tables.
+pub(crate) async fn drop_schema(url: &str, schema: &str) {
+    let sql = format!("SET lock_timeout = '20s'; DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
+    raw(url).await.batch_execute(&sql).await.unwrap();
+}
+
+/// Stores for the suite, each location a schema.
+pub(crate) struct Postgres {
+    name: &'static str,
+    variable: &'static str,
+    use_timescale: UseTimescale,
+}
+
+impl Postgres {
+    pub(crate) fn plain(name: &'static str) -> Self {
+        Self { name, variable: URL, use_timescale: UseTimescale::Off }
+    }
+
+    pub(crate) fn timescale(name: &'static str, variable: &'static str) -> Self {
+        Self { name, variable, use_timescale: UseTimescale::Auto }
+    }
+
+    fn url(&self) -> String {
+        std::env::var(self.variable).unwrap_or_default()
+    }
+}
+
+#[async_trait]
+impl Fixture for Postgres {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn open(&self, location: &str) -> Result<Arc<dyn StorageBackend>> {
+        let options = options(&self.url(), location).use_timescale(self.use_timescale);
+        Ok(Arc::new(PostgresBackend::open(options).await?))
+    }
+
+    async fn destroy(&self, location: &str) -> Result<()> {
+        drop_schema(&self.url(), location).await;
+        Ok(())
+    }
+
+    fn unavailable(&self) -> Option<String> {
+        let missing = || format!("{} is not set; see scripts/postgres", self.variable);
+        self.url().is_empty().then(missing)
+    }
+}
