@@ -243,7 +243,7 @@ impl<'a> Prune<'a> {
             part AS (UPDATE days d SET stale = true, samples = d.samples -
                 CASE d.slot WHEN (SELECT min(e.slot) FROM days e WHERE e.day = l.day)
                     THEN $2::bigint ELSE 0 END
-                FROM last l WHERE d.day = l.day AND $2 > 0 RETURNING d.day)
+                FROM last l WHERE d.day = l.day AND $2::bigint > 0 RETURNING d.day)
             UPDATE state SET prune_pending = true
             WHERE EXISTS (SELECT FROM whole) OR EXISTS (SELECT FROM part)";
         let counts: [&(dyn ToSql + Sync); 2] = [&midnight, &of_last_day];
