@@ -20,7 +20,7 @@ use crate::convert::to_raw;
 use crate::error::{from_sqlx, of_commit};
 use crate::maintenance;
 use crate::schema::{begin, finish};
-use crate::store::Store;
+use crate::store::{Store, WriterGuard};
 
 /// The most records that wait together for one commit.
 const GROUP_RECORDS_MAX: usize = 100_000;
@@ -45,6 +45,9 @@ const UNSEALED_FACTOR_MAX: usize = 2;
 
 /// How long it waits at most, in case sealing cannot make progress at all.
 const SEAL_WAIT_MAX: Duration = Duration::from_secs(10);
+
+const INSERT_ROW: &str = "INSERT INTO journal (id, min_ms, max_ms, rows, payload)
+    SELECT 1 + max(sealed_id, coalesce((SELECT max(id) FROM journal), 0)), ?, ?, ?, ? FROM state";
 
 /// A batch on its way to the journal.
 struct Job {
@@ -266,10 +269,24 @@ async fn commit_group(store: &Store, group: Vec<Job>) {
         rows.extend(job.rows);
         callers.push(job.done);
     }
-    let result = commit(store, join_small(rows)).await;
-    for done in callers {
-        // A caller that is gone does not want the answer.
-        let _ = done.send(result.as_ref().map_err(copy_of).copied());
+    let answer = |result: Result<()>| {
+        for done in callers {
+            // A caller that is gone does not want the answer.
+            let _ = done.send(result.as_ref().map_err(copy_of).copied());
+        }
+    };
+    if rows.is_empty() {
+        return answer(Ok(()));
+    }
+    let rows = join_small(rows);
+    match commit(store, &rows).await {
+        Ok((mut writer, ids)) => {
+            // Before the head has the rows: whoever asks meanwhile finds them in the journal, and
+            // the callers make their next batches.
+            answer(Ok(()));
+            settle(store, &mut writer, ids, rows).await;
+        }
+        Err(error) => answer(Err(error)),
     }
 }
 
@@ -291,17 +308,21 @@ fn join_small(rows: Vec<JournalRow>) -> Vec<JournalRow> {
     joined
 }
 
-async fn commit(store: &Store, rows: Vec<JournalRow>) -> Result<()> {
-    if rows.is_empty() {
-        return Ok(());
-    }
+/// Commits rows, and returns the connection that did with the ids they got.
+async fn commit<'a>(store: &'a Store, rows: &[JournalRow]) -> Result<(WriterGuard<'a>, Vec<i64>)> {
     let mut writer = store.writer_of_commit().await?;
-    let connection = writer.connection()?;
-    let ids = insert(connection, &rows).await.map_err(|error| noted(store, of_commit(error)))?;
+    let inserted = insert(writer.connection()?, rows).await;
+    let ids = inserted.map_err(|error| noted(store, of_commit(error)))?;
+    Ok((writer, ids))
+}
+
+/// Does what is due after a commit.
+async fn settle(store: &Store, writer: &mut WriterGuard<'_>, ids: Vec<i64>, rows: Vec<JournalRow>) {
+    // It is there: this is the guard that has just committed.
+    let Ok(connection) = writer.connection() else { return };
     let bytes = rows.iter().map(|row| row.frame.len() as u64).sum();
     apply(store, connection, ids, rows).await;
     store.checkpoint_if_due(connection, bytes).await;
-    Ok(())
 }
 
 /// Inserts the rows in one transaction and returns the ids they got. One row needs no more than its
@@ -327,15 +348,14 @@ async fn insert_rows(connection: &mut SqliteConnection, rows: &[JournalRow]) -> 
 
 async fn insert_row(connection: &mut SqliteConnection, row: &JournalRow) -> Result<i64> {
     let times = || row.entries.iter().map(|entry| entry.sample.ms);
-    let inserted =
-        sqlx::query("INSERT INTO journal (min_ms, max_ms, rows, payload) VALUES (?, ?, ?, ?)")
-            .bind(times().min())
-            .bind(times().max())
-            .bind(row.entries.len() as i64)
-            .bind(frame::seal_payload([row.frame.as_slice()]))
-            .execute(connection)
-            .await
-            .map_err(from_sqlx)?;
+    let inserted = sqlx::query(INSERT_ROW)
+        .bind(times().min())
+        .bind(times().max())
+        .bind(row.entries.len() as i64)
+        .bind(frame::seal_payload([row.frame.as_slice()]))
+        .execute(connection)
+        .await
+        .map_err(from_sqlx)?;
     Ok(inserted.last_insert_rowid())
 }
 

@@ -7,10 +7,11 @@ CREATE TABLE series (
     UNIQUE (server_id, metric_type)
 ) STRICT;
 
--- What was committed and is not sealed yet, a row per commit. AUTOINCREMENT, because an id must
--- never come back: every handle remembers the last one it has seen.
+-- What was committed and is not sealed yet, a row per commit. An id never comes back, because every
+-- handle remembers the last one it has seen: a new row's is above those of all rows and above
+-- sealed_id. (AUTOINCREMENT would do the same, and write one more page with every commit.)
 CREATE TABLE journal (
-    id      INTEGER PRIMARY KEY AUTOINCREMENT,
+    id      INTEGER PRIMARY KEY,
     min_ms  INTEGER NOT NULL,
     max_ms  INTEGER NOT NULL,
     rows    INTEGER NOT NULL,
