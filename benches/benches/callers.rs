@@ -9,13 +9,17 @@ use storage_benches::machine::scratch;
 use storage_benches::options::Options;
 use storage_benches::report::{OURS, Report};
 use storage_benches::timing::{Latencies, median};
-use storage_benches::tsbs::{Fleet, Values};
-use storage_core::StorageBackend;
+use storage_benches::tsbs::{Fleet, Values, first_time};
+use storage_core::{MetricRecord, StorageBackend};
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
 const CALLERS: [usize; 2] = [1, 16];
 const BATCH: usize = 100;
 const REPETITIONS: usize = 3;
+
+/// Batches that a caller makes before the clock starts, so that the store alone is measured; then
+/// it writes them in turn, at new times.
+const PREPARED: usize = 256;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -51,10 +55,11 @@ async fn write_together(
     let dir = scratch()?;
     let options = SqliteOptions::new(dir.path().join("bench.db"));
     let store = Arc::new(SqliteBackend::open(options).await?);
+    let prepared: Vec<_> = (0..callers as u64).map(prepare).collect();
     let started = Instant::now();
-    let tasks = (0..callers).map(|seed| {
+    let tasks = prepared.into_iter().map(|batches| {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { write_alone(&store, seed as u64, started + time).await })
+        tokio::spawn(async move { write_alone(&store, batches, started + time).await })
     });
     let mut all = Latencies::default();
     for task in tasks.collect::<Vec<_>>() {
@@ -65,19 +70,31 @@ async fn write_together(
     Ok((rate, all))
 }
 
+/// Makes the batches of a caller, who has hosts of its own.
+fn prepare(seed: u64) -> Vec<Vec<MetricRecord>> {
+    let mut fleet = Fleet::new(BATCH / 10, step(), Values::Integers, seed).renamed(seed);
+    (0..PREPARED).map(|_| fleet.batch().to_vec()).collect()
+}
+
+fn step() -> chrono::Duration {
+    chrono::Duration::seconds(10)
+}
+
 async fn write_alone(
     store: &SqliteBackend,
-    seed: u64,
+    mut batches: Vec<Vec<MetricRecord>>,
     end: Instant,
 ) -> storage_core::Result<Latencies> {
-    // Each caller has hosts of its own.
-    let step = chrono::Duration::seconds(10);
-    let mut fleet = Fleet::new(BATCH / 10, step, Values::Integers, seed).renamed(seed);
     let mut latencies = Latencies::default();
-    while Instant::now() < end {
-        let records = fleet.batch();
+    let mut next = first_time();
+    for index in (0..PREPARED).cycle() {
+        if Instant::now() >= end {
+            break;
+        }
+        batches[index].iter_mut().for_each(|record| record.timestamp = next);
+        next += step();
         let before = Instant::now();
-        store.write_batch(records).await?;
+        store.write_batch(&batches[index]).await?;
         latencies.push(before.elapsed());
     }
     Ok(latencies)
