@@ -195,16 +195,17 @@ impl Committing {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let result = self.attempt(store, &mut batch).await;
-            let error = match result {
+            let (error, is_stale) = match self.attempt(store, &mut batch).await {
                 Ok(()) => break,
                 Err(Trouble::Stale) => {
-                    self.generation = None;
-                    Error::new(ErrorKind::Busy, "the tables change all the time")
+                    (Error::new(ErrorKind::Busy, "the tables change all the time"), true)
                 }
-                Err(Trouble::Failed(error)) => error,
+                Err(Trouble::Failed(error)) => (error, false),
             };
-            let go_on = self.settle(store, &error).await;
+            if is_stale {
+                self.generation = None;
+            }
+            let go_on = self.settle(store, &error).await || is_stale;
             if !go_on || attempts == ATTEMPTS_MAX {
                 return Err(error);
             }
@@ -237,7 +238,6 @@ impl Committing {
                 self.generation = None;
                 true
             }
-            _ if self.generation.is_none() && error.kind() == ErrorKind::Busy => true,
             _ if is_victim(error) => true,
             // It died while it lay there, or was killed: nothing of the batch is stored.
             _ => is_disconnect(error) && !was_new,
@@ -254,16 +254,12 @@ impl Committing {
             keep_last(&mut batch.entries);
         }
         self.ensure_partitions(store, &batch.entries).await?;
-        let Some(link) = &mut self.link else { return Ok(()) };
-        if self.replaces && link.pending.is_none() {
-            link.pending = Some(store.server.in_time(prepare_pending(&link.connection)).await?);
-        }
-        let found = match &link.pending {
-            Some(pending) if self.replaces => {
-                let pending = pending.clone();
+        let found = match self.replaces {
+            true => {
+                let pending = self.pending(store).await?;
                 self.replace(store, &pending, batch).await?
             }
-            _ => self.copy(store, batch).await?,
+            false => self.copy(store, batch).await?,
         };
         if let Some(link) = &mut self.link {
             link.is_new = false;
@@ -277,28 +273,47 @@ impl Committing {
         Ok(())
     }
 
+    fn link(&self) -> Result<&Link> {
+        let missing = || Error::new(ErrorKind::Internal, "there is no connection to write on");
+        self.link.as_ref().ok_or_else(missing)
+    }
+
+    /// What it takes to replace samples, made when it is needed first.
+    async fn pending(&mut self, store: &Store) -> Result<Pending> {
+        if let Some(pending) = &self.link()?.pending {
+            return Ok(pending.clone());
+        }
+        let made = store.server.in_time(prepare_pending(&self.link()?.connection)).await?;
+        if let Some(link) = &mut self.link {
+            link.pending = Some(made.clone());
+        }
+        Ok(made)
+    }
+
     /// Reads what is remembered, unless it is.
     async fn refresh(&mut self, store: &Store) -> Result<()> {
-        let (None, Some(link)) = (self.generation, &self.link) else { return Ok(()) };
-        let connection = &link.connection;
+        if self.generation.is_some() {
+            return Ok(());
+        }
+        let connection = &self.link()?.connection;
         // The generation first: what changes meanwhile gives another one.
         let row = connection.query_opt("SELECT generation FROM state", &[]).await;
         let row = row.map_err(from_pg)?.ok_or_else(gone)?;
         let emptied = connection.query("SELECT id FROM series WHERE emptied", &[]).await;
-        self.emptied = emptied
-            .and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect())
-            .map_err(from_pg)?;
-        if !store.opened.hypertable {
-            self.partitions = partitions::read(connection).await?;
-        }
+        let emptied = emptied.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+        let partitions = match store.opened.hypertable {
+            true => Partitions::default(),
+            false => partitions::read(connection).await?,
+        };
+        (self.emptied, self.partitions) = (emptied.map_err(from_pg)?, partitions);
         self.generation = Some(row.try_get(0).map_err(from_pg)?);
         Ok(())
     }
 
     async fn ensure_partitions(&mut self, store: &Store, entries: &[Entry]) -> Result<()> {
-        let Some(link) = self.link.as_ref().filter(|_| !store.opened.hypertable) else {
+        if store.opened.hypertable {
             return Ok(());
-        };
+        }
         let mut times: BTreeMap<i64, i64> = BTreeMap::new();
         let mut day = i64::MIN;
         for entry in entries {
@@ -311,8 +326,12 @@ impl Committing {
         if times.iter().all(|ms| self.partitions.contains(*ms)) {
             return Ok(());
         }
-        let made = partitions::ensure(&link.connection, store.locks, &mut self.partitions, &times);
-        store.server.in_time(made).await
+        let mut known = std::mem::take(&mut self.partitions);
+        let connection = &self.link()?.connection;
+        let made = partitions::ensure(connection, store.locks, &mut known, &times);
+        let made = store.server.in_time(made).await;
+        self.partitions = known;
+        made
     }
 
     /// Makes the partitions of the coming days, once a day. What fails now is made when it is
@@ -334,7 +353,7 @@ impl Committing {
 
     /// Stores a batch of which nothing is there yet.
     async fn copy(&self, store: &Store, batch: &mut Batch) -> Result<Found, Trouble> {
-        let Some(Link { connection, copy, count, .. }) = &self.link else { return Ok(Vec::new()) };
+        let Link { connection, copy, count, .. } = self.link()?;
         let (server, begin) = (&store.server, store.locks.begin_shared());
         let (sink, found) = if batch.unknown.is_empty() && !self.touches_emptied(batch) {
             // Sent together: the server answers one after the other.
@@ -366,7 +385,7 @@ impl Committing {
         pending: &Pending,
         batch: &mut Batch,
     ) -> Result<Found, Trouble> {
-        let Some(Link { connection, .. }) = &self.link else { return Ok(Vec::new()) };
+        let Link { connection, .. } = self.link()?;
         let (server, begin) = (&store.server, store.locks.begin_alone());
         let begun = server.in_time(query(connection, &begin)).await?;
         self.check_generation(&begun)?;

@@ -243,7 +243,8 @@ impl PostgresOptions {
     }
 
     /// How long a statement may take, at most a day; 0 means without limit. Default: 60 s, enough
-    /// for batches of some million samples.
+    /// for batches of some million samples. A step of a prune may take ten times as long, `check`
+    /// and the tidying of `compact` as long as they like.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout.min(Duration::from_millis(TIMEOUT_MS_MAX));
@@ -276,6 +277,12 @@ impl PostgresOptions {
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
         self
+    }
+
+    /// How long a step of a prune may take; 0 means without limit. Each is small, but for the
+    /// look-ups at its end, which grow with the number of series.
+    pub(crate) fn upkeep_timeout(&self) -> Duration {
+        10 * self.statement_timeout
     }
 
     fn with_parameter(self, name: &str, value: &str) -> Result<Self> {

@@ -33,6 +33,8 @@ pub(crate) struct Server {
     connect_timeout: Duration,
     /// How long one conversation may take; `None` without limit.
     time_max: Option<Duration>,
+    /// The same for a step of upkeep.
+    upkeep_time_max: Option<Duration>,
 }
 
 impl std::fmt::Debug for Server {
@@ -52,13 +54,14 @@ impl Server {
             SslMode::Prefer => DriverSslMode::Prefer,
             SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => DriverSslMode::Require,
         });
-        let statement_timeout = options.statement_timeout;
+        let limit = |timeout: Duration| (!timeout.is_zero()).then_some(timeout + GRACE);
         Ok(Self {
             config,
             tls: tls::connector(options)?,
             session: session(options),
             connect_timeout: options.connect_timeout,
-            time_max: (!statement_timeout.is_zero()).then_some(statement_timeout + GRACE),
+            time_max: limit(options.statement_timeout),
+            upkeep_time_max: limit(options.upkeep_timeout()),
         })
     }
 
@@ -115,11 +118,18 @@ impl Server {
     /// # Errors
     /// `Timeout`; the connection must not be used again then.
     pub(crate) async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let Some(time_max) = self.time_max else { return work.await };
-        tokio::time::timeout(time_max, work).await.unwrap_or_else(|_| {
-            Err(Error::new(ErrorKind::Timeout, "the server does not answer")
-                .with_context("stalled", true))
-        })
+        within(self.time_max, work).await
+    }
+
+    /// The same for a step of upkeep.
+    ///
+    /// # Errors
+    /// As [`in_time`](Self::in_time).
+    pub(crate) async fn in_time_for_upkeep<T>(
+        &self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        within(self.upkeep_time_max, work).await
     }
 
     fn name_host(&self, error: Error) -> Error {
@@ -127,6 +137,14 @@ impl Server {
         let ports: Vec<String> = self.config.get_ports().iter().map(u16::to_string).collect();
         error.with_context("host", hosts.join(",")).with_context("port", ports.join(","))
     }
+}
+
+async fn within<T>(time_max: Option<Duration>, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(time_max) = time_max else { return work.await };
+    tokio::time::timeout(time_max, work).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorKind::Timeout, "the server does not answer")
+            .with_context("stalled", true))
+    })
 }
 
 fn host_name(host: &tokio_postgres::config::Host) -> String {

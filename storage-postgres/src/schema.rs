@@ -122,7 +122,9 @@ async fn inspect(connection: &Connection, options: &PostgresOptions) -> Result<F
         (0, _) => return Err(config("the schema holds tables of another program")),
         _ => {}
     }
-    let state = connection.query_opt("SELECT version, hypertable FROM state", &[]).await;
+    // With the schema, or whoever may not use it would find that there is no such table.
+    let sql = format!("SELECT version, hypertable FROM \"{}\".state", options.schema);
+    let state = connection.query_opt(&sql, &[]).await;
     let row = match state.map_err(from_pg) {
         // Another program has a table of that name, too.
         Err(error) if matches!(sqlstate(&error), Some("42703" | "42883")) => None,

@@ -21,6 +21,7 @@ cases! { "content":
     layouts metadata_comes_back_equal,
     layouts metadata_null_is_none,
     layouts metadata_goes_with_the_sample_it_came_with,
+    layouts a_fraction_replaces_the_whole_number_it_equals,
     layouts metadata_on_a_few_of_many_samples,
 }
 
@@ -232,6 +233,17 @@ async fn metadata_goes_with_the_sample_it_came_with(ctx: &Ctx) -> CaseResult {
     expected[3].metadata = None;
     expected.push(before[4].clone());
     ensure_eq!(ctx.read_of(SERVER, METRIC).await?, expected);
+    Ok(())
+}
+
+/// A record replaces a sample also where only metadata differs, and there by as little as 1 and 1.0,
+/// which are not equal JSON.
+async fn a_fraction_replaces_the_whole_number_it_equals(ctx: &Ctx) -> CaseResult {
+    let record = |metadata: Value| rec(NOON, 1.0).with_metadata(json!({"core": [metadata]}));
+    for metadata in [json!(1), json!(1.0), json!(1), json!(1.5)] {
+        ctx.write(&[record(metadata.clone())]).await?;
+        ensure_eq!(ctx.read_of(SERVER, METRIC).await?, [record(metadata)]);
+    }
     Ok(())
 }
 

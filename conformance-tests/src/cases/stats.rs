@@ -1,9 +1,11 @@
 //! What a store says about itself: `stats`.
 
-use storage_core::{MetricRecord, StorageStats};
+use std::time::{Duration, Instant};
+
+use storage_core::{MetricRecord, StorageBackend, StorageStats};
 
 use crate::data::{METRIC, NOON, at, rec, rec_no, rec_of};
-use crate::failure::CaseResult;
+use crate::failure::{CaseResult, Failure};
 use crate::harness::Ctx;
 
 cases! { "stats":
@@ -25,7 +27,7 @@ cases! { "stats":
     once a_refused_batch_is_not_counted,
 }
 
-async fn stats(ctx: &Ctx) -> Result<StorageStats, crate::failure::Failure> {
+async fn stats(ctx: &Ctx) -> Result<StorageStats, Failure> {
     Ok(ctx.store().stats().await?)
 }
 
@@ -178,21 +180,41 @@ async fn samples_take_bytes(ctx: &Ctx) -> CaseResult {
 }
 
 /// Space that prunes free is given back or used again.
+///
+/// Where others on the same server may still look at what was pruned, its space is not free yet.
+/// So it is tried again on another location until it holds: what grows without bound does so on
+/// each.
 async fn bytes_do_not_grow_without_bound(ctx: &Ctx) -> CaseResult {
+    let deadline = Instant::now() + Duration::from_secs(45);
+    let mut after_cycle = Vec::new();
+    for _ in 0..15 {
+        let store = ctx.open_elsewhere().await?;
+        after_cycle = bytes_after_cycles(&*store).await?;
+        store.close().await?;
+        if after_cycle[9] <= after_cycle[2] * 2 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            break;
+        }
+    }
+    Err(Failure::new(format!("bytes after each cycle: {after_cycle:?}")))
+}
+
+/// The bytes of a store after each of ten rounds of writing, pruning what was there, compacting.
+async fn bytes_after_cycles(store: &dyn StorageBackend) -> Result<Vec<u64>, Failure> {
     let mut random = fastrand::Rng::with_seed(4);
     let mut after_cycle = Vec::new();
     for cycle in 0..10 {
         let start = NOON + cycle * 100_000;
         let records: Vec<_> =
             (0..5_000).map(|no| rec_no(no % 5, start + no as i64, random.f64())).collect();
-        ctx.store().write_batch(&records).await?;
-        ensure_eq!(ctx.store().prune_before(at(start)).await?, if cycle == 0 { 0 } else { 5_000 });
-        ctx.store().compact().await?;
-        after_cycle.push(stats(ctx).await?.disk_usage_bytes);
+        store.write_batch(&records).await?;
+        ensure_eq!(store.prune_before(at(start)).await?, if cycle == 0 { 0 } else { 5_000 });
+        store.compact().await?;
+        after_cycle.push(store.stats().await?.disk_usage_bytes);
     }
-    let (early, last) = (after_cycle[2], after_cycle[9]);
-    ensure!(last <= early * 2, "bytes after each cycle: {after_cycle:?}");
-    Ok(())
+    Ok(after_cycle)
 }
 
 /// Exact, not estimated: whatever is written in whatever order.

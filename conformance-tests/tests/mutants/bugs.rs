@@ -26,6 +26,7 @@ bugs! {
     KeepsNegativeZero: "content::negative_zero_comes_back_as_zero",
     ForgetsMetadata: "content::metadata_comes_back_equal",
     KeepsOldMetadata: "content::metadata_goes_with_the_sample_it_came_with",
+    KeepsNumericallyEqualMetadata: "content::a_fraction_replaces_the_whole_number_it_equals",
     StoresNullMetadata: "content::metadata_null_is_none",
     TrimsNames: "limits::odd_names_are_names_like_any_other",
     IgnoresCase: "series::case_makes_another_series",
