@@ -1,7 +1,7 @@
 //! What the figures are held against, in one table.
 //!
 //! A bar belongs to a workload and a metric as [`Report::add`](crate::report::Report::add) names
-//! them, and to our backend alone.
+//! them, and to our backends alone.
 
 use serde::{Deserialize, Serialize};
 
@@ -77,6 +77,25 @@ pub const TARGETS: &[Target] = &[
     at_most("query lastpoint", "p50", 2.0),
     at_most("year", "aggregate p50", 1.0),
     at_most("load 1000 full integers", "peak memory", 150.0),
+    at_least("parquet integers", "load on one core", 3e6),
+    at_least("parquet integers", "merge on one core", 3e6),
+    at_least("parquet two decimals", "load on one core", 3e6),
+    at_least("parquet two decimals", "merge on one core", 3e6),
+    at_least("parquet full precision", "load on one core", 3e6),
+    at_least("parquet full precision", "merge on one core", 3e6),
+    at_most("parquet integers", "size", 0.70),
+    at_most("parquet two decimals", "size", 1.9),
+    at_most("parquet full precision", "size", 6.9),
+    at_most("parquet integers", "size by DuckDB's", 1.0),
+    at_most("parquet two decimals", "size by DuckDB's", 1.0),
+    at_most("parquet full precision", "size by DuckDB's", 1.0),
+    at_most("parquet an hour of a series in a year", "p50", 3.0),
+    at_most("parquet an hour of a series in a year", "p50, a year by a day", 1.5),
+    at_most("parquet an hour of a series in a year", "files touched", 1.0),
+    at_most("parquet double-groupby-1", "by DuckDB's", 1.0),
+    // The setting is 64 MiB; a file in the making and what threads and allocator hold come on top.
+    at_most("parquet memory", "a question, above what was there", 128.0),
+    at_most("parquet memory", "a merge, above what was there", 128.0),
     // "No more", as far as two interleaved runs can tell.
     at_most("growth", "write, 10 times the data by 1", 1.05),
     at_most("growth", "question, 10 times the data by 1, worst", 1.2),

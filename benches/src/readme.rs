@@ -79,7 +79,7 @@ pub fn rivals_table(results: &Results) -> String {
 pub fn bars_table(results: &Results) -> String {
     let mut text = "| workload | metric | measured | bar | |\n|---|---|--:|--:|---|\n".to_owned();
     for Target { workload, metric, bar: limit } in TARGETS {
-        let figure = results.find(workload, OURS, metric);
+        let figure = results.find_ours(workload, metric);
         let value = figure.map_or_else(|| "not measured".to_owned(), measured);
         let met = match figure.and_then(|figure| figure.met) {
             Some(true) => "met",

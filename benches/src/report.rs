@@ -10,8 +10,16 @@ use crate::bars::{Bar, bar_of};
 use crate::machine::Machine;
 use crate::options::Options;
 
-/// What our backend is called in the results.
+/// What our default backend is called in the results.
 pub const OURS: &str = "storage-sqlite";
+
+/// What the Parquet backend is called.
+pub const PARQUET: &str = "storage-parquet";
+
+/// Whether figures of an engine are held against bars.
+pub fn is_ours(engine: &str) -> bool {
+    [OURS, PARQUET].contains(&engine)
+}
 
 /// One figure.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -69,6 +77,14 @@ impl Results {
         })
     }
 
+    /// The figure of ours, whichever backend it is of.
+    pub fn find_ours(&self, workload: &str, metric: &str) -> Option<&Figure> {
+        self.rows.iter().find(|figure| {
+            (figure.workload.as_str(), figure.metric.as_str()) == (workload, metric)
+                && is_ours(&figure.engine)
+        })
+    }
+
     fn empty() -> Self {
         let date = chrono::Utc::now().format("%Y-%m-%d").to_string();
         let versions = BTreeMap::new();
@@ -116,7 +132,7 @@ impl Report {
     /// figure of ours is held against its bar, if there is one and the run is not a quick one.
     pub fn add(&mut self, what: &str, engine: &str, metric: &str, value: f64, unit: &str) {
         let workload = self.workload(what);
-        let bar = bar_of(&workload, metric).filter(|_| engine == OURS && !self.quick);
+        let bar = bar_of(&workload, metric).filter(|_| is_ours(engine) && !self.quick);
         let met = bar.map(|bar| bar.is_met(value));
         let (engine, metric, unit) = (engine.to_owned(), metric.to_owned(), unit.to_owned());
         let value = value.is_finite().then_some(value);

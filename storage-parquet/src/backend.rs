@@ -23,7 +23,8 @@ use crate::config::{Location, ParquetOptions};
 use crate::convert::{to_records, to_samples};
 use crate::files::{Files, LocalFiles};
 use crate::maintenance::{self, panicked};
-use crate::read::{Piece, Select};
+use crate::plan::Piece;
+use crate::read::Select;
 use crate::store::Store;
 use crate::write::Committer;
 
@@ -167,8 +168,7 @@ impl ParquetBackend {
     async fn scan_pieces(&self, filter: SeriesFilter, range: TimeRange) -> Result<Vec<Piece>> {
         self.ask(move |store| {
             let rows_max = store.options.rows_max().min(SCAN_ROWS_MAX);
-            let state = store.log.refresh()?;
-            Ok(store.pieces(&state, &filter, range, rows_max))
+            store.ask(|state| store.pieces(state, &filter, range, rows_max))
         })
         .await
     }

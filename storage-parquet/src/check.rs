@@ -15,9 +15,6 @@ use crate::store::Store;
 /// So that a ruined store does not make a list without end.
 const PROBLEMS_MAX: usize = 1000;
 
-/// Rows that are read at once.
-const STEP_ROWS: u64 = 500_000;
-
 impl Store {
     /// Verifies everything and lists what is wrong.
     pub(crate) fn check(&self) -> Result<CheckReport> {
@@ -78,7 +75,7 @@ impl Store {
         if file.rows() != entry.rows || source.bytes != entry.bytes || !times || !inside || !names {
             return Err(corrupt(path, "the manifest describes another file"));
         }
-        check_rows(&file, &source)?;
+        check_rows(&file, &source, self.options.step_rows())?;
         for index in &file.index {
             let total = totals.entry(Arc::clone(&index.key)).or_insert(Total {
                 count: 0,
@@ -100,7 +97,7 @@ impl Store {
                 return Err(Error::new(ErrorKind::NotFound, "not there").with_context("file", path));
             };
             let checked = DataFile::open(&source, &self.log.names).and_then(|file| {
-                check_rows(&file, &source)?;
+                check_rows(&file, &source, self.options.step_rows())?;
                 Ok(file.rows())
             });
             match checked {
@@ -129,9 +126,9 @@ impl Store {
 }
 
 /// Verifies every page and row of a file against its index.
-fn check_rows(file: &DataFile, source: &crate::files::Source) -> Result<()> {
-    for from in (0..file.rows()).step_by(STEP_ROWS as usize) {
-        let to = (from + STEP_ROWS).min(file.rows());
+fn check_rows(file: &DataFile, source: &crate::files::Source, step_rows: u64) -> Result<()> {
+    for from in (0..file.rows()).step_by(step_rows as usize) {
+        let to = (from + step_rows).min(file.rows());
         let samples = file.read(source, std::slice::from_ref(&(from..to)))?;
         let names = file.read_names(source, from..to)?;
         let first = file.index.partition_point(|entry| entry.end <= from);

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use storage_core::{Error, ErrorKind, Result};
 
+use crate::schema::GROUP_ROWS_MAX;
+
 /// Where a store lies.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Location {
@@ -53,13 +55,15 @@ pub struct ParquetOptions {
     pub(crate) cache_bytes: usize,
     pub(crate) orphans_after: Duration,
     pub(crate) keep_replaced: Duration,
+    pub(crate) byte_stream_split: bool,
 }
 
 /// Memory that a sample takes while it is merged or read, a copy included.
 const SAMPLE_BYTES: usize = 48;
 
 const PARAMETERS: &str = "create read_only merge_samples merge_files merge_after_ms hour_samples \
-     day_after_ms memory_bytes cache_bytes orphans_after_ms keep_replaced_ms";
+     day_after_ms memory_bytes cache_bytes orphans_after_ms keep_replaced_ms \
+     byte_stream_split";
 
 const DAY: Duration = Duration::from_secs(86_400);
 const LONG: u64 = 1000 * 365 * 86_400_000;
@@ -85,6 +89,7 @@ impl ParquetOptions {
             cache_bytes: 64 << 20,
             orphans_after: Duration::from_secs(3600),
             keep_replaced: Duration::ZERO,
+            byte_stream_split: true,
         }
     }
 
@@ -204,9 +209,33 @@ impl ParquetOptions {
         self
     }
 
+    /// Lets values be encoded byte by byte where that makes merged files smaller. Off, files are larger
+    /// by up to a third, and readers can open them that do not know `BYTE_STREAM_SPLIT`, such as the
+    /// vectorized one of Spark. Files that are merged already stay as they are. Default: on.
+    #[must_use]
+    pub fn byte_stream_split(mut self, byte_stream_split: bool) -> Self {
+        self.byte_stream_split = byte_stream_split;
+        self
+    }
+
     /// Samples that fit into the memory of a question or a merge.
     pub(crate) fn rows_max(&self) -> u64 {
         (self.memory_bytes / SAMPLE_BYTES) as u64
+    }
+
+    /// Samples of a file that are decoded at once.
+    pub(crate) fn step_rows(&self) -> u64 {
+        (self.rows_max() / 8).clamp(20_000, 1_000_000)
+    }
+
+    /// Samples of a row group of a merged file.
+    pub(crate) fn group_rows(&self) -> usize {
+        (self.rows_max() as usize / 2).clamp(100_000, GROUP_ROWS_MAX)
+    }
+
+    /// The size from which on a day or hour goes on in another file: files are made in memory.
+    pub(crate) fn file_bytes_max(&self) -> usize {
+        (self.memory_bytes / 4).min(64 << 20)
     }
 
     fn with_parameter(self, pair: &str) -> Result<Self> {
@@ -225,6 +254,7 @@ impl ParquetOptions {
             "memory_bytes" => self.memory_bytes(number(name, value, 16 << 20..=1 << 40)? as usize),
             "cache_bytes" => self.cache_bytes(number(name, value, 1 << 20..=1 << 40)? as usize),
             "orphans_after_ms" => self.orphans_after(ms(LONG)?),
+            "byte_stream_split" => self.byte_stream_split(boolean(name, value)?),
             "keep_replaced_ms" => self.keep_replaced(ms(LONG)?),
             other => return self.with_cloud_parameter(other, value),
         })
@@ -321,8 +351,22 @@ mod tests {
                 (ErrorKind::Config, Some(parameter))
             );
         }
-        for url in ["parquet://", "s3://bucket/a", "parquet:a", "parquet://a%2"] {
+        for url in ["parquet://", "s3://bucket/a", "parquet:a", "parquet://a%2", "parquet+gs://"] {
             assert_eq!(parse(url).unwrap_err().kind(), ErrorKind::Config, "{url}");
+        }
+    }
+
+    #[test]
+    fn the_object_stores_differ_in_the_scheme_alone() {
+        for (url, expected) in [
+            ("parquet+s3://b/p/q?aws_region=x", "s3://b/p/q"),
+            ("parquet+gs://b/p/q?google_service_account=x", "gs://b/p/q"),
+            ("parquet+az://b/p/q?azure_storage_account_name=x&merge_files=3", "az://b/p/q"),
+        ] {
+            let Location::Cloud { url, options } = parse(url).unwrap().location else {
+                panic!("no cloud")
+            };
+            assert_eq!((url.as_str(), options.len()), (expected, 1));
         }
     }
 

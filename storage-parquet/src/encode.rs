@@ -50,24 +50,27 @@ pub(crate) struct Encoder {
     /// Chosen with the first row group.
     writer: Option<SerializedFileWriter<Vec<u8>>>,
     encoding: Option<ValueEncoding>,
+    group_rows: usize,
     pending: Rows,
     index: Vec<IndexEntry>,
 }
 
 impl Encoder {
-    /// Starts a file; without `encoding` it is chosen from the first rows.
-    pub(crate) fn new(encoding: Option<ValueEncoding>) -> Self {
-        Self { writer: None, encoding, pending: Rows::default(), index: Vec::new() }
+    /// Starts a file; without `encoding` it is chosen from the first rows. Some `group_rows` rows are
+    /// held until they are encoded.
+    pub(crate) fn new(encoding: Option<ValueEncoding>, group_rows: usize) -> Self {
+        let (pending, index) = (Rows::default(), Vec::new());
+        Self { writer: None, encoding, group_rows, pending, index }
     }
 
     /// Adds samples of a series: the same as before, later ones, or the next one in order.
     pub(crate) fn push(&mut self, key: &Arc<SeriesKey>, mut slice: Slice<'_>) -> Result<()> {
         self.note(key, slice);
         while !slice.is_empty() {
-            let room = (GROUP_ROWS_MAX - self.pending.len()).min(slice.len());
+            let room = (self.group_rows - self.pending.len()).min(slice.len());
             self.pending.push(key, slice.part(0, room));
             slice = slice.part(room, slice.len());
-            if self.pending.len() == GROUP_ROWS_MAX {
+            if self.pending.len() == self.group_rows {
                 self.flush()?;
             }
         }
@@ -95,6 +98,11 @@ impl Encoder {
         self.writer.as_ref().map_or(0, SerializedFileWriter::bytes_written)
     }
 
+    /// The series that came last.
+    pub(crate) fn last_key(&self) -> Option<&Arc<SeriesKey>> {
+        self.index.last().map(|entry| &entry.key)
+    }
+
     fn flush(&mut self) -> Result<()> {
         let rows = std::mem::take(&mut self.pending);
         let encoding = match self.encoding {
@@ -119,19 +127,19 @@ impl Encoder {
         let metadata = writer.finish().map_err(failed)?;
         let body = std::mem::take(writer.inner_mut());
         let index = encode_index(&self.index)?;
-        let bytes = with_footer(&body, &metadata, entry, index)?;
+        let bytes = with_footer(body, &metadata, entry, index)?;
         Ok(Encoded { bytes: Bytes::from(bytes), index: self.index })
     }
 }
 
 /// Returns a file without rows that carries an entry of the log.
 pub(crate) fn encode_empty(entry: &str) -> Result<Bytes> {
-    Ok(Encoder::new(Some(ValueEncoding::Plain)).finish(entry)?.bytes)
+    Ok(Encoder::new(Some(ValueEncoding::Plain), GROUP_ROWS_MAX).finish(entry)?.bytes)
 }
 
 /// Returns the whole of `rows` as one file, made to be written fast.
 pub(crate) fn encode_fast(rows: &Rows, entry: &str) -> Result<Encoded> {
-    let mut encoder = Encoder::new(Some(ValueEncoding::Plain));
+    let mut encoder = Encoder::new(Some(ValueEncoding::Plain), GROUP_ROWS_MAX);
     for (key, slice) in rows.iter() {
         encoder.push(key, slice)?;
     }
@@ -281,7 +289,7 @@ pub(crate) fn pages_of(metadata: &ParquetMetaData) -> Option<Vec<(u64, u64)>> {
 
 /// Returns the row groups of `body` with a footer of our own.
 fn with_footer(
-    body: &[u8],
+    mut body: Vec<u8>,
     metadata: &ParquetMetaData,
     entry: &str,
     index: String,
@@ -289,7 +297,10 @@ fn with_footer(
     let broken = || Error::new(ErrorKind::Internal, "a file was encoded wrongly");
     let pages = pages_of(metadata).ok_or_else(broken)?;
     let end = pages.last().map_or(4, |(start, length)| start + length);
-    let body = body.get(..end as usize).ok_or_else(broken)?;
+    if body.len() < end as usize {
+        return Err(broken());
+    }
+    body.truncate(end as usize);
     let checksum = |(start, length): &(u64, u64)| {
         let page = body.get(*start as usize..(start + length) as usize);
         page.map(crc32fast::hash).ok_or_else(broken)
@@ -312,11 +323,32 @@ fn with_footer(
         .set_column_index(metadata.column_index().cloned())
         .set_offset_index(metadata.offset_index().cloned())
         .build();
-    let mut bytes = Vec::with_capacity(body.len() + 4096);
-    let mut tracked = TrackedWrite::new(&mut bytes);
-    let written = tracked.write_all(body).map_err(ParquetError::from);
+    let mut tail = Tail { skip: body.len(), bytes: Vec::new() };
+    let mut tracked = TrackedWrite::new(&mut tail);
+    let written = tracked.write_all(&body).map_err(ParquetError::from);
     written
         .and_then(|()| ParquetMetaDataWriter::new_with_tracked(tracked, &metadata).finish())
         .map_err(failed)?;
-    Ok(bytes)
+    body.extend_from_slice(&tail.bytes);
+    Ok(body)
+}
+
+/// Keeps what comes after the first bytes: a writer of footers has to see how long the file is, but
+/// the file need not be in memory twice.
+struct Tail {
+    skip: usize,
+    bytes: Vec<u8>,
+}
+
+impl Write for Tail {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let skipped = self.skip.min(bytes.len());
+        self.skip -= skipped;
+        self.bytes.extend_from_slice(&bytes[skipped..]);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

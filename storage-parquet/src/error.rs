@@ -83,6 +83,11 @@ pub(crate) fn is_gone(error: &Error) -> bool {
     error.kind() == ErrorKind::NotFound && error.context(FILE).is_some()
 }
 
+/// The error for a file that the manifest names and that is not there, whatever the state.
+pub(crate) fn missing(gone: &Error) -> Error {
+    corrupt(gone.context(FILE).unwrap_or_default(), "a file of the manifest is missing")
+}
+
 /// Returns the same error for one more caller; the source goes with its text alone.
 pub(crate) fn copy_of(error: &Error) -> Error {
     let mut copy = Error::new(error.kind(), error.message().to_owned())
@@ -107,8 +112,18 @@ mod cloud {
 
     use super::FILE;
 
+    /// What the services say when there is no such bucket, for which `object_store` has no error.
+    const NO_BUCKET: [&str; 3] =
+        ["NoSuchBucket", "ContainerNotFound", "The specified bucket does not exist"];
+
     /// Returns the contract's error for an error of the object store about `path`.
     pub(crate) fn from_object_store(error: StoreError, path: &str) -> Error {
+        let text = error.to_string();
+        if NO_BUCKET.iter().any(|sign| text.contains(sign)) {
+            // Without naming the file: it is not the file that is gone.
+            return Error::new(ErrorKind::NotFound, "there is no such bucket or container")
+                .with_source(error);
+        }
         let (kind, message) = match &error {
             StoreError::NotFound { .. } => (ErrorKind::NotFound, "the object is not there"),
             StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. } => {
@@ -205,5 +220,8 @@ mod tests {
             assert_eq!(mapped.kind(), kind);
             assert_eq!(is_maybe_applied(&mapped), kind == ErrorKind::Unavailable);
         }
+        let source = Box::new(io::Error::other("404: <Code>NoSuchBucket</Code>"));
+        let mapped = from_object_store(StoreError::Generic { store: "S3", source }, "a");
+        assert_eq!((mapped.kind(), is_gone(&mapped)), (ErrorKind::NotFound, false));
     }
 }

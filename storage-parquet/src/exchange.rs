@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use parquet::basic::{LogicalType, Repetition, TimeUnit, Type as Physical};
+use parquet::basic::{ConvertedType, LogicalType, Repetition, TimeUnit, Type as Physical};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
@@ -123,9 +123,10 @@ impl<W: Write + Send> ParquetFileWriter<W> {
 /// Reads a Parquet file that has the columns `server_id`, `timestamp`, `metric_type`, `value` and,
 /// perhaps, `metadata`, in any order and beside others, and hands its rows on in batches.
 ///
-/// Names are strings; times timestamps in milliseconds, microseconds or nanoseconds (finer
-/// digits than milliseconds are floored); values floating-point or whole numbers; metadata JSON in
-/// strings. Rows may come in any order. Returns how many there were.
+/// Names are strings; times timestamps in milliseconds, microseconds or nanoseconds, also in
+/// the old form of 96 bits that Spark writes (finer digits than milliseconds are floored); values floating-point, whole or decimal numbers of at most
+/// 64 bits, of which the nearest double is taken; metadata JSON in strings. Rows may come in any
+/// order. Returns how many there were.
 ///
 /// # Errors
 /// `InvalidArgument` if a column is missing, is of another type, or a row breaks a rule of
@@ -204,17 +205,72 @@ fn is_usable(column: &ColumnDescriptor, place: usize) -> bool {
     }
     let physical = column.physical_type();
     match place {
-        TIMESTAMP => physical == Physical::INT64 && unit_of(column).is_some(),
-        VALUE => matches!(
-            physical,
-            Physical::DOUBLE | Physical::FLOAT | Physical::INT32 | Physical::INT64
-        ),
+        TIMESTAMP => unit_of(column).is_some(),
+        VALUE => number_of(column).is_some(),
         _ => physical == Physical::BYTE_ARRAY,
     }
 }
 
+/// What the number of a value's column stands for.
+#[derive(Debug, Clone, Copy)]
+enum Number {
+    AsItIs,
+    /// Without a sign, in 64 bits.
+    Unsigned,
+    /// That many digits of it come after the point.
+    Decimal(i32),
+}
+
+fn number_of(column: &ColumnDescriptor) -> Option<Number> {
+    let is_whole = match column.physical_type() {
+        Physical::DOUBLE | Physical::FLOAT => false,
+        Physical::INT32 | Physical::INT64 => true,
+        _ => return None,
+    };
+    match (column.logical_type_ref(), column.converted_type()) {
+        (None, ConvertedType::NONE) => Some(Number::AsItIs),
+        (Some(LogicalType::Integer(whole)), _) if is_whole => {
+            let is_unsigned = !whole.is_signed && column.physical_type() == Physical::INT64;
+            Some(if is_unsigned { Number::Unsigned } else { Number::AsItIs })
+        }
+        (Some(LogicalType::Decimal(decimal)), _) if is_whole => {
+            Some(Number::Decimal(decimal.scale))
+        }
+        (None, ConvertedType::DECIMAL) if is_whole => Some(Number::Decimal(column.type_scale())),
+        (None, ConvertedType::UINT_64) => Some(Number::Unsigned),
+        (
+            None,
+            ConvertedType::INT_8
+            | ConvertedType::INT_16
+            | ConvertedType::INT_32
+            | ConvertedType::INT_64
+            | ConvertedType::UINT_8
+            | ConvertedType::UINT_16
+            | ConvertedType::UINT_32,
+        ) => Some(Number::AsItIs),
+        // A date or a time.
+        _ => None,
+    }
+}
+
+impl Number {
+    fn value(self, whole: i64) -> Option<f64> {
+        match self {
+            Self::AsItIs => Some(whole as f64),
+            Self::Unsigned => Some(whole as u64 as f64),
+            // By way of its digits: a division would round twice.
+            Self::Decimal(scale) => format!("{whole}e-{scale}").parse().ok(),
+        }
+    }
+}
+
 fn unit_of(column: &ColumnDescriptor) -> Option<TimeUnit> {
-    use parquet::basic::ConvertedType;
+    match column.physical_type() {
+        // Spark's, turned into milliseconds where it is read.
+        Physical::INT96 => return Some(TimeUnit::MILLIS),
+        Physical::INT64 => {}
+        _ => return None,
+    }
     match (column.logical_type_ref(), column.converted_type()) {
         (Some(LogicalType::Timestamp(time)), _) => Some(time.unit),
         (_, ConvertedType::TIMESTAMP_MILLIS) => Some(TimeUnit::MILLIS),
@@ -239,19 +295,21 @@ fn read_batch(
     let (servers, times, metrics) = (read(SERVER)?, read(TIMESTAMP)?, read(METRIC)?);
     let (values, metadata) = (read(VALUE)?, read(METADATA)?);
     let unit = columns[TIMESTAMP].as_ref().and_then(|column| unit_of(&column.descriptor));
+    let number = columns[VALUE].as_ref().and_then(|column| number_of(&column.descriptor));
     let at = |error: Error, row: usize| error.with_context(FILE, file).with_context("row", row);
     (0..count)
         .map(|row| {
             let time = times.whole(row).and_then(|time| time_of(time, unit));
+            let value = values.number(row, number);
             let (Some(server), Some(metric), Some(time), Some(value)) =
-                (servers.text(row), metrics.text(row), time, values.number(row))
+                (servers.text(row), metrics.text(row), time, value)
             else {
                 let problem = "a name, time or value is missing or out of bounds";
                 return Err(at(Error::invalid(problem), row));
             };
             let mut record = MetricRecord::new(server, from_ms(time), metric, value);
-            if let Some(text) = metadata.text(row) {
-                record.metadata = Some(serde_json::from_str(text).map_err(|error| {
+            if let Some(text) = metadata.bytes(row) {
+                record.metadata = Some(serde_json::from_slice(text).map_err(|error| {
                     at(Error::invalid("the metadata is no JSON").with_source(error), row)
                 })?);
             }
@@ -278,9 +336,13 @@ enum Cells {
 }
 
 impl Cells {
-    fn text(&self, row: usize) -> Option<&str> {
+    fn bytes(&self, row: usize) -> Option<&[u8]> {
         let Self::Texts(texts) = self else { return None };
-        std::str::from_utf8(texts.get(row)?.as_ref()?.data()).ok()
+        Some(texts.get(row)?.as_ref()?.data())
+    }
+
+    fn text(&self, row: usize) -> Option<&str> {
+        std::str::from_utf8(self.bytes(row)?).ok()
     }
 
     fn whole(&self, row: usize) -> Option<i64> {
@@ -288,10 +350,10 @@ impl Cells {
         *wholes.get(row)?
     }
 
-    fn number(&self, row: usize) -> Option<f64> {
+    fn number(&self, row: usize, number: Option<Number>) -> Option<f64> {
         match self {
             Self::Numbers(numbers) => *numbers.get(row)?,
-            Self::Wholes(wholes) => wholes.get(row)?.map(|whole| whole as f64),
+            Self::Wholes(wholes) => number?.value((*wholes.get(row)?)?),
             _ => None,
         }
     }
@@ -309,6 +371,9 @@ fn read_cells(
         }
         ColumnReader::Int64ColumnReader(reader) => {
             Cells::Wholes(read_values(reader, optional, count, |whole| whole)?)
+        }
+        ColumnReader::Int96ColumnReader(reader) => {
+            Cells::Wholes(read_values(reader, optional, count, |time| time.to_millis())?)
         }
         ColumnReader::Int32ColumnReader(reader) => {
             Cells::Wholes(read_values(reader, optional, count, i64::from)?)

@@ -15,7 +15,7 @@
 //! `manifest` is the state that the log leads to; rows that are not merged yet are held in memory.
 //! `rewrite` merges them in the background into files by day and hour, sorted by series, then time;
 //! `maintenance` says when. `read` looks into the files that the manifest names, at the places that
-//! the index in each footer names. `schema` is what others see.
+//! the index in each footer names; `plan` cuts large questions into pieces. `schema` is what others see.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. Without the feature `cloud` a location is a
@@ -34,6 +34,7 @@ mod index;
 mod log;
 mod maintenance;
 mod manifest;
+mod plan;
 mod read;
 mod rewrite;
 mod rows;

@@ -21,7 +21,7 @@ use crate::file::DataFile;
 use crate::files::{Files, Put, Source, Stamp};
 use crate::manifest::{Change, Checkpoint, Entry, Fresh, FreshRows, Rewritten, State};
 use crate::rows::{Names, Rows};
-use crate::schema::{checkpoint_path, log_path, version_of};
+use crate::schema::{checkpoint_path, is_data_path, log_path, version_of};
 
 /// How often a commit is tried again that may or may not have been applied.
 const UNSURE_TRIES: u32 = 4;
@@ -67,16 +67,16 @@ impl Log {
         let names = Mutex::default();
         let state = match load(&*files, &names, memory_rows_max)? {
             Some(state) => state,
-            None if !create => {
-                return Err(Error::new(ErrorKind::NotFound, "there is no store at the location")
-                    .with_context("location", files.location()));
-            }
             None => {
-                files.make_root()?;
-                let entry = Entry::new(Change::Create);
-                files.create(&log_path(0), &encode_empty(&entry.to_text()?)?)?;
+                if !has_remains(&*files)? {
+                    make(&*files, create)?;
+                }
+                // Perhaps somebody else has just made it.
                 load(&*files, &names, memory_rows_max)?.ok_or_else(|| {
-                    Error::new(ErrorKind::Io, "the store that was just created is not there")
+                    let problem =
+                        "there are files of a store, but neither its log nor a checkpoint";
+                    Error::new(ErrorKind::Corrupt, problem)
+                        .with_context("location", files.location())
                 })?
             }
         };
@@ -252,8 +252,9 @@ impl Log {
                 continue;
             }
             if !self.is_at(&state).map_err(|error| error.with_outcome(Outcome::Unknown))? {
+                // Without an error it is part of the log: its files count.
                 self.settle_stale(version, &lock)?;
-                return Ok(Rewriting::Overtaken);
+                return Ok(Rewriting::Done);
             }
             self.advance(&lock).map_err(|error| error.with_outcome(Outcome::Unknown))?;
             return Ok(Rewriting::Done);
@@ -300,8 +301,10 @@ impl Log {
         if version > state.consumed {
             return Ok(());
         }
-        // Merged long ago, or never part of the log: nobody needs the file.
-        self.files.remove(&log_path(version))?;
+        // Merged long ago, or never part of the log.
+        if first_needed(&*self.files, &checkpoints(&*self.files)?)?.is_some_and(|v| version < v) {
+            self.files.remove(&log_path(version))?;
+        }
         Err(Error::new(ErrorKind::Unavailable, "the commit took so long that its fate is unknown")
             .with_outcome(Outcome::Unknown))
     }
@@ -316,18 +319,55 @@ impl Log {
             self.files.remove(&checkpoint_path(*version))?;
         }
         versions.truncate(2);
-        // The older of the two is for the case that the newer one gets damaged.
-        let Some(older) = versions.get(1) else { return Ok(()) };
+        let Some(first) = first_needed(&*self.files, &versions)? else { return Ok(()) };
         let mut entries: Vec<u64> =
             self.files.list("log")?.iter().filter_map(|file| version_of(&file.path)).collect();
         entries.sort_unstable();
-        let unneeded = |version: &&u64| **version < *older && **version <= state.consumed;
         // The oldest first, so that what is left has no gap.
-        for version in entries.iter().take_while(unneeded) {
+        for version in entries.iter().take_while(|version| **version < first) {
             self.files.remove(&log_path(*version))?;
         }
         Ok(())
     }
+}
+
+/// Returns the first entry that has to stay, given the checkpoints, the newest first. The older of
+/// two is for the case that the newer one gets damaged, so it counts: with the entries whose rows
+/// were not merged when it was written. `None` without two that can be read.
+fn first_needed(files: &dyn Files, versions: &[u64]) -> Result<Option<u64>> {
+    let Some(older) = versions.get(1) else { return Ok(None) };
+    let path = checkpoint_path(*older);
+    let Some(source) = files.open(&path)? else { return Ok(None) };
+    match Checkpoint::consumed(&source.read_all()?, &path) {
+        Ok(consumed) => Ok(Some((consumed + 1).min(*older))),
+        Err(error) if error.kind() == ErrorKind::Corrupt => {
+            tracing::warn!(target: "storage", %error, "a checkpoint is damaged");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether files of a store lie there: one without a log is not made anew on top of them.
+fn has_remains(files: &dyn Files) -> Result<bool> {
+    for directory in ["log", "checkpoint", "data"] {
+        let listed = files.list(directory)?;
+        if listed.iter().any(|file| version_of(&file.path).is_some() || is_data_path(&file.path)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Makes a store where nothing is.
+fn make(files: &dyn Files, create: bool) -> Result<()> {
+    if !create {
+        return Err(Error::new(ErrorKind::NotFound, "there is no store at the location")
+            .with_context("location", files.location()));
+    }
+    files.make_root()?;
+    let entry = Entry::new(Change::Create);
+    files.create(&log_path(0), &encode_empty(&entry.to_text()?)?).map(drop)
 }
 
 /// The versions of the checkpoints, the newest first.
@@ -497,16 +537,98 @@ mod tests {
 
     /// A rewrite that changes nothing but that everything counts as merged.
     fn consume(log: &Log) {
-        let base = log.refresh().unwrap();
+        consume_up_to(log, &log.refresh().unwrap());
+    }
+
+    /// The same for what there was in an earlier state.
+    fn consume_up_to(log: &Log, base: &State) {
         let change = Change::Rewrite {
             consumed: base.version,
             added: Vec::new(),
             removed: Vec::new(),
             series: Vec::new(),
         };
-        let done = log.commit_rewrite(&Entry::new(change), &base, None).unwrap();
+        let done = log.commit_rewrite(&Entry::new(change), base, None).unwrap();
         assert_eq!(done, Rewriting::Done);
         log.checkpoint().unwrap();
+    }
+
+    #[test]
+    fn the_older_checkpoint_has_all_entries_that_it_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(local(&dir), true, 100).unwrap();
+        for round in 0..4 {
+            write(&log, round * 10).unwrap();
+            let base = log.refresh().unwrap();
+            // While the merge goes on, others write.
+            (1..4).for_each(|no| write(&log, round * 10 + no).unwrap());
+            consume_up_to(&log, &base);
+        }
+        let versions = checkpoints(&*log.files).unwrap();
+        assert_eq!(versions.len(), 2);
+        for damage in [true, false] {
+            let newest = checkpoint_path(versions[0]);
+            if damage {
+                std::fs::write(dir.path().join("store").join(newest), "damaged").unwrap();
+            } else {
+                log.files.remove(&newest).unwrap();
+            }
+            let again = Log::open(local(&dir), false, 100).unwrap().current();
+            assert_eq!(again.version, log.current().version);
+            assert_eq!(times(&again), times(&log.current()));
+        }
+    }
+
+    #[test]
+    fn a_store_whose_checkpoints_are_lost_is_not_made_anew_on_top_of_its_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = Log::open(local(&dir), true, 100).unwrap();
+        for ms in 0..4 {
+            write(&log, ms).unwrap();
+            consume(&log);
+        }
+        for version in checkpoints(&*log.files).unwrap() {
+            log.files.remove(&checkpoint_path(version)).unwrap();
+        }
+        for create in [true, false] {
+            let error = Log::open(local(&dir), create, 100).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error:#}");
+        }
+        assert!(log.files.stamp(&log_path(0)).unwrap().is_none());
+        // Files that others have put there are no store.
+        let other = tempfile::tempdir().unwrap();
+        let files = local(&other);
+        files.write("data/date=2020-01-01/part-0.parquet", &Bytes::from("x")).unwrap();
+        assert_eq!(Log::open(local(&other), false, 9).unwrap_err().kind(), ErrorKind::NotFound);
+        Log::open(files, true, 9).unwrap();
+    }
+
+    #[test]
+    fn a_rewrite_whose_place_was_cleared_away_right_after_it_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let slow = Log::open(local(&dir), true, 100).unwrap();
+        write(&slow, 1).unwrap();
+        let state = slow.refresh().unwrap();
+        let change = Change::Rewrite {
+            consumed: state.version,
+            added: Vec::new(),
+            removed: Vec::new(),
+            series: Vec::new(),
+        };
+        // Created, and then the handle is stopped before it looks whether that was in time.
+        let entry = Entry::new(change);
+        let version = state.version + 1;
+        let bytes = encode_empty(&entry.to_text().unwrap()).unwrap();
+        slow.files.create(&log_path(version), &bytes).unwrap();
+        // Two others that write out the state make its place go.
+        let others = Log::open(local(&dir), false, 100).unwrap();
+        others.checkpoint().unwrap();
+        write(&others, 2).unwrap();
+        others.checkpoint().unwrap();
+        assert!(!slow.is_at(&state).unwrap());
+        slow.settle_stale(version, &slow.lock()).unwrap();
+        assert!(slow.files.stamp(&log_path(version)).unwrap().is_some());
+        assert_eq!(times(&slow.current()), [2]);
     }
 
     #[test]

@@ -10,9 +10,10 @@ use storage_core::metrics::time::floor_ms;
 use storage_core::{Error, ErrorKind, Result};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::error::is_gone;
+use crate::error::{is_gone, missing};
 use crate::log::Rewriting;
 use crate::rewrite::{Goal, Job};
+use crate::schema::{is_data_path, is_temporary};
 use crate::store::Store;
 
 /// How often a merge is begun anew that another process has overtaken.
@@ -136,7 +137,16 @@ impl Store {
                     if error.outcome() == storage_core::Outcome::NotApplied {
                         job.withdraw();
                     }
-                    return Err(error);
+                    let is_damaged = is_gone(&error) || error.kind() == ErrorKind::Corrupt;
+                    let Some(day) = job.optional_day().filter(|_| is_damaged) else {
+                        return Err(match is_gone(&error) {
+                            true => missing(&error),
+                            false => error,
+                        });
+                    };
+                    // One hour that cannot be read must not keep all others from being merged.
+                    tracing::warn!(target: "storage", %error, "a day stays in files of hours");
+                    self.note_damaged(day);
                 }
             }
             // Whoever was faster may go on at once; give way for a moment.
@@ -165,17 +175,18 @@ impl Store {
     /// time they were written, or seen before by this handle, whose own clock cannot be set.
     fn remove_orphans(&self) -> Result<()> {
         let grace = self.options.orphans_after.max(self.options.keep_replaced);
+        let mut seen = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut orphans = rustc_hash::FxHashMap::default();
+        let mut listed = Vec::new();
+        for directory in ["data", "log", "checkpoint"] {
+            listed.extend(self.files().list(directory)?);
+        }
+        // What somebody else has put there by hand stays.
+        listed.retain(|file| is_temporary(&file.path) || is_data_path(&file.path));
+        // After the listing: what was published until now is known.
         let state = self.log.refresh()?;
         let known: BTreeSet<&str> = state.files.iter().map(|file| file.path.as_str()).collect();
         let now = SystemTime::now();
-        let mut seen = self.orphans.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut orphans = rustc_hash::FxHashMap::default();
-        let mut listed = self.files().list("data")?;
-        let is_temporary = |path: &str| path.rsplit('/').next().is_some_and(|n| n.starts_with('.'));
-        for directory in ["log", "checkpoint"] {
-            let files = self.files().list(directory)?;
-            listed.extend(files.into_iter().filter(|file| is_temporary(&file.path)));
-        }
         for file in listed.into_iter().filter(|file| !known.contains(file.path.as_str())) {
             let since = seen.get(&file.path).copied().unwrap_or_else(Instant::now);
             // A time in the future says nothing.

@@ -358,6 +358,22 @@ impl Checkpoint {
     /// # Errors
     /// `VersionMismatch` if a newer version wrote it, `Corrupt` if it does not decode.
     pub(crate) fn parse(bytes: &[u8], path: &str) -> Result<Self> {
+        Self::decode(bytes, path)
+    }
+
+    /// Reads of the checkpoint at `path` which entry is the last whose rows are all in files.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub(crate) fn consumed(bytes: &[u8], path: &str) -> Result<u64> {
+        #[derive(Deserialize)]
+        struct Consumed {
+            consumed: u64,
+        }
+        Ok(Self::decode::<Consumed>(bytes, path)?.consumed)
+    }
+
+    fn decode<T: serde::de::DeserializeOwned>(bytes: &[u8], path: &str) -> Result<T> {
         let mut json = Vec::new();
         let unpacked = zstd::stream::read::Decoder::new(bytes)
             .and_then(|decoder| decoder.take(CHECKPOINT_BYTES_MAX).read_to_end(&mut json));

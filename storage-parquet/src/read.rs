@@ -64,14 +64,6 @@ impl Select<'_> {
 /// Samples by series.
 pub(crate) type Found = FxHashMap<Arc<SeriesKey>, Samples>;
 
-/// A part of a question: series between two, in a range of time.
-#[derive(Debug, Clone)]
-pub(crate) struct Piece {
-    pub(crate) first: Arc<SeriesKey>,
-    pub(crate) last: Arc<SeriesKey>,
-    pub(crate) times: Vec<(i64, i64)>,
-}
-
 impl Store {
     /// Reads the chosen series between two times.
     pub(crate) fn collect(
@@ -104,9 +96,12 @@ impl Store {
                 if !rows.is_empty() {
                     self.files_read.fetch_add(1, Ordering::Relaxed);
                 }
-                read_into(&file, &source, &rows, start_ms, end_ms, |key, slice| {
-                    found.entry(Arc::clone(key)).or_default().extend(slice);
-                })?;
+                // In steps, so that little is there twice.
+                for step in in_steps(rows, self.options.step_rows()) {
+                    read_into(&file, &source, &step, start_ms, end_ms, |key, slice| {
+                        found.entry(Arc::clone(key)).or_default().extend(slice);
+                    })?;
+                }
             }
         }
         Ok(found)
@@ -146,35 +141,6 @@ impl Store {
         Ok(())
     }
 
-    /// Cuts a question into pieces that fit into memory, in the order of the series.
-    pub(crate) fn pieces(
-        &self,
-        state: &State,
-        filter: &SeriesFilter,
-        range: TimeRange,
-        rows_max: u64,
-    ) -> Vec<Piece> {
-        let (start_ms, end_ms) = (range.start_ms(), range.end_ms());
-        let inside: u64 = state.files_between(start_ms, end_ms).iter().map(|file| file.rows).sum();
-        let all: u64 = state.files.iter().map(|file| file.rows).sum();
-        let share = if all == 0 { 0.0 } else { inside as f64 / all as f64 };
-        let mut pieces: Vec<Piece> = Vec::new();
-        let mut rows = u64::MAX;
-        for (key, (merged, fresh)) in counts(state, filter) {
-            let expected = (merged as f64 * share).ceil() as u64 + fresh;
-            rows = rows.saturating_add(expected);
-            match pieces.last_mut() {
-                Some(piece) if rows <= rows_max => piece.last = key,
-                _ => {
-                    let times = slices(state, start_ms, end_ms, expected.div_ceil(rows_max.max(1)));
-                    pieces.push(Piece { first: Arc::clone(&key), last: key, times });
-                    rows = expected;
-                }
-            }
-        }
-        pieces
-    }
-
     /// Reads the samples of one series.
     pub(crate) fn samples_of(&self, key: &SeriesKey, range: TimeRange) -> Result<Samples> {
         self.ask(|state| {
@@ -192,7 +158,7 @@ impl Store {
         let filter = SeriesFilter::exact(&key.server_id, &key.metric_type)?;
         self.ask(|state| {
             let mut accumulator = Accumulator::default();
-            for piece in self.pieces(state, &filter, range, self.options.rows_max()) {
+            for piece in self.pieces(state, &filter, range, self.options.rows_max())? {
                 for (start_ms, end_ms) in piece.times {
                     let found = self.collect(state, Select::One(key), start_ms, end_ms)?;
                     let values = found.values().flat_map(|samples| &samples.values);
@@ -212,7 +178,7 @@ impl Store {
     ) -> Result<Vec<SeriesWindows>> {
         self.ask(|state| {
             let mut answer = Vec::new();
-            for piece in self.pieces(state, filter, range, self.options.rows_max()) {
+            for piece in self.pieces(state, filter, range, self.options.rows_max())? {
                 let mut builders: BTreeMap<Arc<SeriesKey>, WindowBuilder> = BTreeMap::new();
                 let select = Select::Between(filter, &piece.first, &piece.last);
                 for (start_ms, end_ms) in &piece.times {
@@ -369,18 +335,19 @@ impl Store {
                 continue;
             }
             let (file, source) = self.open_file(&entry.path)?;
-            let touched: Vec<_> = rows_of(&file, one, start_ms, end_ms)
-                .into_iter()
-                .filter(|(index, _)| {
-                    let slice = fresh.get(&index.key).map(Samples::as_slice);
-                    slice.is_some_and(|s| !s.between(index.min_ms, index.max_ms + 1).is_empty())
-                })
-                .collect();
-            read_into(&file, &source, &touched, start_ms, end_ms, |key, slice| {
-                let Some(newer) = fresh.get(key) else { return };
-                let both = slice.ms.iter().filter(|ms| newer.ms.binary_search(ms).is_ok());
-                *twice.entry(Arc::clone(key)).or_default() += both.count() as u64;
-            })?;
+            let touched = one.of_index(&file.index).into_iter().filter_map(|index| {
+                let slice = fresh.get(&index.key)?.as_slice();
+                let slice = slice.between(index.min_ms, index.max_ms + 1);
+                let rows = file.narrow(index, *slice.ms.first()?, slice.ms.last()? + 1);
+                Some((index, rows))
+            });
+            for part in in_steps(touched, self.options.step_rows()) {
+                read_into(&file, &source, &part, i64::MIN, i64::MAX, |key, slice| {
+                    let Some(newer) = fresh.get(key) else { return };
+                    let both = slice.ms.iter().filter(|ms| newer.ms.binary_search(ms).is_ok());
+                    *twice.entry(Arc::clone(key)).or_default() += both.count() as u64;
+                })?;
+            }
         }
         Ok(twice)
     }
@@ -438,7 +405,7 @@ fn matching<'s>(
 
 /// How many samples each chosen series has in merged files, and how many fresh ones, counted
 /// once more where they replace each other.
-fn counts(state: &State, filter: &SeriesFilter) -> BTreeMap<Arc<SeriesKey>, (u64, u64)> {
+pub(crate) fn counts(state: &State, filter: &SeriesFilter) -> BTreeMap<Arc<SeriesKey>, (u64, u64)> {
     let mut counts: BTreeMap<_, _> =
         matching(state, filter).map(|(key, total)| (Arc::clone(key), (total.count, 0))).collect();
     let mut add = |key: &Arc<SeriesKey>, count: u64| {
@@ -474,34 +441,14 @@ fn bounds_of<'k>(
     Some((first, last))
 }
 
-/// Cuts a range of time into about `parts`, between files.
-fn slices(state: &State, start_ms: i64, end_ms: i64, parts: u64) -> Vec<(i64, i64)> {
-    let files = state.files_between(start_ms, end_ms);
-    if parts <= 1 || files.len() < 2 {
-        return vec![(start_ms, end_ms)];
-    }
-    let rows: u64 = files.iter().map(|file| file.rows).sum();
-    let most = rows.div_ceil(parts);
-    let (mut slices, mut from, mut sum) = (Vec::new(), start_ms, 0);
-    for file in files {
-        if sum + file.rows > most && file.start_ms > from {
-            slices.push((from, file.start_ms));
-            (from, sum) = (file.start_ms, 0);
-        }
-        sum += file.rows;
-    }
-    slices.push((from, end_ms));
-    slices
-}
-
-fn may_hold(entry: &FileEntry, select: Select<'_>, start_ms: i64, end_ms: i64) -> bool {
+pub(crate) fn may_hold(entry: &FileEntry, select: Select<'_>, start_ms: i64, end_ms: i64) -> bool {
     let in_time = entry.min_ms < end_ms && entry.max_ms >= start_ms;
     let bounds = select.bounds();
     in_time && bounds.is_some_and(|(first, last)| entry.first <= *last && entry.last >= *first)
 }
 
 /// The rows of a file that a question needs, by series.
-fn rows_of<'f>(
+pub(crate) fn rows_of<'f>(
     file: &'f DataFile,
     select: Select<'_>,
     start_ms: i64,
@@ -515,6 +462,30 @@ fn rows_of<'f>(
         entries.into_iter().filter(|entry| entry.min_ms < end_ms && entry.max_ms >= start_ms);
     let narrowed = overlapping.map(|entry| (entry, file.narrow(entry, start_ms, end_ms)));
     narrowed.filter(|(_, rows)| !rows.is_empty()).collect()
+}
+
+/// Groups rows of a file so that no group has more than `rows_max`; a series may go on in the next.
+pub(crate) fn in_steps<'f>(
+    rows: impl IntoIterator<Item = (&'f IndexEntry, Range<u64>)>,
+    rows_max: u64,
+) -> Vec<Vec<(&'f IndexEntry, Range<u64>)>> {
+    let (mut steps, mut step, mut room) = (Vec::new(), Vec::new(), rows_max);
+    for (entry, Range { mut start, end }) in rows {
+        while start < end {
+            let taken = start..end.min(start + room);
+            room -= taken.end - taken.start;
+            start = taken.end;
+            step.push((entry, taken));
+            if room == 0 {
+                steps.push(std::mem::take(&mut step));
+                room = rows_max;
+            }
+        }
+    }
+    if !step.is_empty() {
+        steps.push(step);
+    }
+    steps
 }
 
 /// Reads rows of a file and hands on those between two times, series by series.

@@ -19,16 +19,11 @@ use crate::log::Rewriting;
 use crate::manifest::{
     Change, Entry, FileEntry, FreshRows, SeriesTotal, State, Total, series_total,
 };
-use crate::read::read_into;
+use crate::plan::{Spread, cut};
+use crate::read::{in_steps, read_into};
 use crate::rows::{Rows, count_by_day, merge};
-use crate::schema::{DAY_MS, HOUR_MS, data_path};
+use crate::schema::{DAY_MS, HOUR_MS, ValueEncoding, data_path};
 use crate::store::Store;
-
-/// The size from which on a day or hour goes on in another file: files are made in memory.
-const FILE_BYTES_MAX: usize = 64 << 20;
-
-/// Rows that are read at once of a batch too large to be held.
-const STEP_ROWS: u64 = 1_000_000;
 
 /// What a job is for.
 #[derive(Debug, Clone, Copy)]
@@ -50,6 +45,8 @@ pub(crate) struct Job<'s> {
     /// Samples that a prune removes.
     pub(crate) removed_rows: u64,
     changes: FxHashMap<Arc<SeriesKey>, Delta>,
+    /// The day at work.
+    day: Option<i64>,
 }
 
 /// How the total of a series changes.
@@ -72,6 +69,29 @@ struct Old {
     source: Source,
 }
 
+/// Rows that wait, as far as a part needs them.
+#[derive(Debug, Clone, Copy)]
+enum Waiting<'r> {
+    Gathered(&'r Rows),
+    /// Too many to be held: they are gathered portion by portion.
+    Many,
+}
+
+impl Waiting<'_> {
+    fn is_empty(self) -> bool {
+        matches!(self, Self::Gathered(rows) if rows.is_empty())
+    }
+}
+
+/// What of a part is merged at once: series between two, in a range of time.
+#[derive(Debug)]
+struct Portion {
+    first: Arc<SeriesKey>,
+    last: Arc<SeriesKey>,
+    start_ms: i64,
+    end_ms: i64,
+}
+
 impl<'s> Job<'s> {
     pub(crate) fn new(store: &'s Store, base: Arc<State>, goal: Goal) -> Self {
         Self {
@@ -82,6 +102,7 @@ impl<'s> Job<'s> {
             replaced: BTreeSet::new(),
             removed_rows: 0,
             changes: FxHashMap::default(),
+            day: None,
         }
     }
 
@@ -117,7 +138,7 @@ impl<'s> Job<'s> {
                 continue;
             }
             let end_ms = some.last().map_or(*first, |(last, _)| *last) + DAY_MS;
-            let rows = self.gather(*first, end_ms)?;
+            let rows = self.gather(*first, end_ms, |_| true)?;
             for (day, _) in some {
                 self.make_day(*day, &rows.between(*day, day + DAY_MS))?;
             }
@@ -127,14 +148,16 @@ impl<'s> Job<'s> {
 
     /// Counts the rows that wait by day.
     fn fresh_by_day(&self) -> Result<BTreeMap<i64, u64>> {
+        let step_rows = self.store.options.step_rows();
         let mut days = BTreeMap::new();
         for fresh in &self.base.fresh {
             match &fresh.rows {
                 FreshRows::Memory(rows) => count_by_day(&mut days, rows.times(), DAY_MS),
                 FreshRows::File(file) => {
                     let source = self.store.open_file(&file.path)?.1;
-                    for (from, to) in steps(file.rows()) {
-                        let samples = file.read(&source, std::slice::from_ref(&(from..to)))?;
+                    for from in (0..file.rows()).step_by(step_rows as usize) {
+                        let rows = from..file.rows().min(from + step_rows);
+                        let samples = file.read(&source, std::slice::from_ref(&rows))?;
                         count_by_day(&mut days, &samples.ms, DAY_MS);
                     }
                 }
@@ -160,6 +183,9 @@ impl<'s> Job<'s> {
 
     /// Whether a day is old enough to be one file.
     fn is_whole_day(&self, day: i64) -> bool {
+        if self.store.is_damaged(day) {
+            return false;
+        }
         // The newest sample alone would be enough, but for a single one of a far future.
         let newest = self.base.files.last().map_or(i64::MIN, |file| file.max_ms);
         let newest = self.base.fresh.iter().map(|fresh| fresh.max_ms).fold(newest, i64::max);
@@ -167,15 +193,34 @@ impl<'s> Job<'s> {
         newest.min(self.goal.now_ms) >= (day + DAY_MS).saturating_add(day_after)
     }
 
-    /// Lays the rows that wait between two times over each other.
-    fn gather(&self, start_ms: i64, end_ms: i64) -> Result<Rows> {
+    /// Lays the rows of some series that wait between two times over each other.
+    fn gather(
+        &self,
+        start_ms: i64,
+        end_ms: i64,
+        is_wanted: impl Fn(&SeriesKey) -> bool,
+    ) -> Result<Rows> {
+        let step_rows = self.store.options.step_rows();
         let mut parts = Vec::new();
         for fresh in self.base.fresh.iter().filter(|fresh| fresh.overlaps(start_ms, end_ms)) {
             match &fresh.rows {
-                FreshRows::Memory(rows) => parts.push(rows.between(start_ms, end_ms)),
+                FreshRows::Memory(rows) => {
+                    let mut part = Rows::default();
+                    rows.iter()
+                        .filter(|(key, _)| is_wanted(key))
+                        .for_each(|(key, slice)| part.push(key, slice.between(start_ms, end_ms)));
+                    parts.push(part);
+                }
                 FreshRows::File(file) => {
                     let source = self.store.open_file(&file.path)?.1;
-                    parts.push(part_of(file, &source, start_ms, end_ms)?);
+                    let entries = file.index.iter().filter(|entry| is_wanted(&entry.key));
+                    parts.push(rows_between(
+                        file,
+                        &source,
+                        entries,
+                        (start_ms, end_ms),
+                        step_rows,
+                    )?);
                 }
             }
         }
@@ -186,8 +231,7 @@ impl<'s> Job<'s> {
     fn make_large_day(&mut self, day: i64) -> Result<()> {
         let files = self.files_of(day);
         for hour in (day..day + DAY_MS).step_by(HOUR_MS as usize) {
-            let rows = self.gather(hour, hour + HOUR_MS)?;
-            self.make_part(hour, hour + HOUR_MS, &files, &rows)?;
+            self.make_part(hour, hour + HOUR_MS, &files, Waiting::Many)?;
         }
         self.replace(&files)
     }
@@ -196,12 +240,18 @@ impl<'s> Job<'s> {
         self.base.files_between(day, day + DAY_MS).to_vec()
     }
 
+    /// The day at work, if it need not be touched as a whole: its hours could stay as they are.
+    pub(crate) fn optional_day(&self) -> Option<i64> {
+        self.day.filter(|day| self.is_whole_day(*day))
+    }
+
     /// Makes the files of a day out of those it has and of rows that waited.
     fn make_day(&mut self, day: i64, fresh: &Rows) -> Result<()> {
+        self.day = Some(day);
         let files = self.files_of(day);
         let rows = files.iter().map(|file| file.rows).sum::<u64>() + fresh.len() as u64;
         if rows < self.store.options.hour_samples || self.is_whole_day(day) {
-            self.make_part(day, day + DAY_MS, &files, fresh)?;
+            self.make_part(day, day + DAY_MS, &files, Waiting::Gathered(fresh))?;
             return self.replace(&files);
         }
         let cutoff_ms = self.goal.cutoff_ms.unwrap_or(i64::MIN);
@@ -219,7 +269,7 @@ impl<'s> Job<'s> {
             if is_split && fresh.is_empty() && !is_cut {
                 continue;
             }
-            self.make_part(hour, end_ms, &inside, &fresh)?;
+            self.make_part(hour, end_ms, &inside, Waiting::Gathered(&fresh))?;
             replaced.extend(inside);
         }
         self.replace(&replaced)
@@ -231,7 +281,7 @@ impl<'s> Job<'s> {
         start_ms: i64,
         end_ms: i64,
         files: &[Arc<FileEntry>],
-        fresh: &Rows,
+        waiting: Waiting<'_>,
     ) -> Result<()> {
         self.store.check_open()?;
         let cutoff_ms = self.goal.cutoff_ms.unwrap_or(i64::MIN);
@@ -240,7 +290,7 @@ impl<'s> Job<'s> {
         let mut old = Vec::new();
         for entry in overlapping {
             let is_inside = start_ms <= entry.start_ms && entry.end_ms <= end_ms;
-            if is_inside && entry.max_ms < cutoff_ms && fresh.is_empty() {
+            if is_inside && entry.max_ms < cutoff_ms && waiting.is_empty() {
                 // All of it goes: there is nothing to read.
                 self.removed_rows += entry.rows;
                 continue;
@@ -248,50 +298,138 @@ impl<'s> Job<'s> {
             let (file, source) = self.store.open_file(&entry.path)?;
             old.push(Old { file, source });
         }
-        if old.is_empty() && fresh.is_empty() {
+        if old.is_empty() && waiting.is_empty() {
             return Ok(());
         }
-        let mut encoder = None;
-        for keys in self.portions(&old, fresh) {
-            let rows = merge_portion(&old, fresh, &keys, start_ms, end_ms)?;
-            let kept =
-                if cutoff_ms > start_ms { rows.between(cutoff_ms, end_ms) } else { rows.clone() };
-            self.removed_rows += (rows.len() - kept.len()) as u64;
-            drop(rows);
+        let is_plain = !self.store.options.byte_stream_split;
+        let encoding = is_plain.then_some(ValueEncoding::DictionaryOrPlain);
+        let file_bytes_max = self.store.options.file_bytes_max();
+        let group_rows = self.store.options.group_rows();
+        let mut encoder: Option<Encoder> = None;
+        for portion in self.portions(&old, waiting, start_ms, end_ms) {
+            let rows = self.merge_portion(&old, waiting, &portion)?;
+            let before = rows.len();
+            let kept = if cutoff_ms > start_ms { rows.between(cutoff_ms, end_ms) } else { rows };
+            self.removed_rows += (before - kept.len()) as u64;
             for (key, slice) in kept.iter() {
-                if encoder
-                    .as_ref()
-                    .is_some_and(|encoder: &Encoder| encoder.bytes() > FILE_BYTES_MAX)
+                // Between series alone: files of one day or hour hold different ones.
+                let is_full = |encoder: &Encoder| {
+                    encoder.bytes() > file_bytes_max && encoder.last_key() != Some(key)
+                };
+                if encoder.as_ref().is_some_and(is_full)
                     && let Some(full) = encoder.take()
                 {
                     self.complete(full, start_ms, end_ms)?;
                 }
-                encoder.get_or_insert_with(|| Encoder::new(None)).push(key, slice)?;
+                encoder
+                    .get_or_insert_with(|| Encoder::new(encoding, group_rows))
+                    .push(key, slice)?;
             }
         }
         encoder.map_or(Ok(()), |encoder| self.complete(encoder, start_ms, end_ms))
     }
 
-    /// Cuts the series of a part into runs whose rows fit into memory: first and last of each.
-    fn portions(&self, old: &[Old], fresh: &Rows) -> Vec<(Arc<SeriesKey>, Arc<SeriesKey>)> {
-        let mut counts: BTreeMap<&Arc<SeriesKey>, u64> = BTreeMap::new();
-        let indexes = old.iter().flat_map(|old| &old.file.index);
-        indexes.for_each(|entry| *counts.entry(&entry.key).or_default() += entry.count());
-        fresh.iter().for_each(|(key, slice)| *counts.entry(key).or_default() += slice.len() as u64);
+    /// Cuts a part into portions whose rows fit into memory, in the order of series, then time.
+    fn portions(
+        &self,
+        old: &[Old],
+        waiting: Waiting<'_>,
+        start_ms: i64,
+        end_ms: i64,
+    ) -> Vec<Portion> {
+        let mut counts: BTreeMap<Arc<SeriesKey>, u64> = BTreeMap::new();
+        self.spreads(old, waiting, |key, spread| {
+            *counts.entry(Arc::clone(key)).or_default() += spread.between(start_ms, end_ms);
+        });
         let rows_max = self.store.options.rows_max() / 2;
-        let mut portions: Vec<(Arc<SeriesKey>, Arc<SeriesKey>)> = Vec::new();
-        let mut sum = 0;
-        for (key, count) in counts {
-            sum += count;
+        let mut portions: Vec<Portion> = Vec::new();
+        let mut sum = u64::MAX;
+        for (key, rows) in counts {
+            let portion = |(start_ms, end_ms)| {
+                let (first, last) = (Arc::clone(&key), Arc::clone(&key));
+                Portion { first, last, start_ms, end_ms }
+            };
+            sum = sum.saturating_add(rows);
             match portions.last_mut() {
-                Some((_, last)) if sum <= rows_max => *last = Arc::clone(key),
+                Some(portion) if sum <= rows_max => portion.last = key,
+                _ if rows <= rows_max => {
+                    portions.push(portion((start_ms, end_ms)));
+                    sum = rows;
+                }
                 _ => {
-                    portions.push((Arc::clone(key), Arc::clone(key)));
-                    sum = count;
+                    let (mut spreads, mut times) = (Vec::new(), Vec::new());
+                    self.spreads(old, waiting, |other, spread| {
+                        if *other == key {
+                            spreads.push(spread);
+                        }
+                    });
+                    cut(&spreads, start_ms, end_ms, rows_max, &mut times);
+                    portions.extend(times.into_iter().map(portion));
+                    // Nothing else goes into a portion that was cut by time.
+                    sum = u64::MAX;
                 }
             }
         }
         portions
+    }
+
+    /// Where the rows of each series lie that a part is made of.
+    fn spreads(
+        &self,
+        old: &[Old],
+        waiting: Waiting<'_>,
+        mut note: impl FnMut(&Arc<SeriesKey>, Spread),
+    ) {
+        let of_index = |entry: &IndexEntry| Spread::new(entry.min_ms, entry.max_ms, entry.count());
+        for entry in old.iter().flat_map(|old| &old.file.index) {
+            note(&entry.key, of_index(entry));
+        }
+        let mut note_rows = |rows: &Rows| {
+            for (key, slice) in rows.iter() {
+                if let (Some(first), Some(last)) = (slice.ms.first(), slice.ms.last()) {
+                    note(key, Spread::new(*first, *last, slice.len() as u64));
+                }
+            }
+        };
+        match waiting {
+            Waiting::Gathered(rows) => note_rows(rows),
+            Waiting::Many => {
+                for fresh in &self.base.fresh {
+                    if let FreshRows::Memory(rows) = &fresh.rows {
+                        note_rows(rows);
+                    }
+                }
+                for fresh in &self.base.fresh {
+                    if let FreshRows::File(file) = &fresh.rows {
+                        file.index.iter().for_each(|entry| note(&entry.key, of_index(entry)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lays rows that wait over those of old files, for one portion.
+    fn merge_portion(&self, old: &[Old], waiting: Waiting<'_>, portion: &Portion) -> Result<Rows> {
+        let Portion { first, last, start_ms, end_ms } = portion;
+        let (start_ms, end_ms) = (*start_ms, *end_ms);
+        let is_inside = |key: &SeriesKey| (&**first..=&**last).contains(&key);
+        let step_rows = self.store.options.step_rows();
+        let mut parts = Vec::new();
+        for Old { file, source } in old {
+            let entries = file.index.iter().filter(|entry| is_inside(&entry.key));
+            parts.push(rows_between(file, source, entries, (start_ms, end_ms), step_rows)?);
+        }
+        parts.push(match waiting {
+            Waiting::Gathered(rows) => {
+                let mut newest = Rows::default();
+                rows.iter()
+                    .filter(|(key, _)| is_inside(key))
+                    .for_each(|(key, slice)| newest.push(key, slice.between(start_ms, end_ms)));
+                newest
+            }
+            Waiting::Many => self.gather(start_ms, end_ms, is_inside)?,
+        });
+        Ok(merge(&parts.iter().filter(|rows| !rows.is_empty()).collect::<Vec<_>>()))
     }
 
     /// Writes a file that is complete and notes it.
@@ -427,53 +565,19 @@ fn entry_of(encoded: &Encoded, path: String, start_ms: i64, end_ms: i64) -> Resu
     })
 }
 
-/// Lays fresh rows over those of old files, for the series of one portion.
-fn merge_portion(
-    old: &[Old],
-    fresh: &Rows,
-    keys: &(Arc<SeriesKey>, Arc<SeriesKey>),
-    start_ms: i64,
-    end_ms: i64,
+/// The rows of some series of a file between two times, read step by step.
+fn rows_between<'f>(
+    file: &'f DataFile,
+    source: &Source,
+    entries: impl Iterator<Item = &'f IndexEntry>,
+    (start_ms, end_ms): (i64, i64),
+    step_rows: u64,
 ) -> Result<Rows> {
-    let is_inside = |key: &Arc<SeriesKey>| (&keys.0..=&keys.1).contains(&key);
-    let mut parts = Vec::new();
-    for Old { file, source } in old {
-        let entries = file.index.iter().filter(|entry| is_inside(&entry.key));
-        let rows: Vec<_> =
-            entries.map(|entry| (entry, file.narrow(entry, start_ms, end_ms))).collect();
-        let mut part = Rows::default();
-        read_into(file, source, &rows, start_ms, end_ms, |key, slice| part.push(key, slice))?;
-        parts.push(part);
-    }
-    let mut newest = Rows::default();
-    fresh.iter().filter(|(key, _)| is_inside(key)).for_each(|(key, slice)| newest.push(key, slice));
-    parts.push(newest);
-    Ok(merge(&parts.iter().filter(|rows| !rows.is_empty()).collect::<Vec<_>>()))
-}
-
-/// The rows of a large batch between two times, read step by step.
-fn part_of(file: &DataFile, source: &Source, start_ms: i64, end_ms: i64) -> Result<Rows> {
+    let overlapping = entries.filter(|entry| entry.min_ms < end_ms && entry.max_ms >= start_ms);
+    let rows = overlapping.map(|entry| (entry, file.narrow(entry, start_ms, end_ms)));
     let mut part = Rows::default();
-    let mut rows = Vec::new();
-    let mut sum = 0;
-    for entry in file.index.iter().filter(|e| e.min_ms < end_ms && e.max_ms >= start_ms) {
-        let range = file.narrow(entry, start_ms, end_ms);
-        for (from, to) in steps(range.end - range.start) {
-            sum += to - from;
-            rows.push((entry, range.start + from..range.start + to));
-            if sum >= STEP_ROWS {
-                read_into(file, source, &rows, start_ms, end_ms, |key, slice| {
-                    part.push(key, slice)
-                })?;
-                rows.clear();
-                sum = 0;
-            }
-        }
+    for step in in_steps(rows, step_rows) {
+        read_into(file, source, &step, start_ms, end_ms, |key, slice| part.push(key, slice))?;
     }
-    read_into(file, source, &rows, start_ms, end_ms, |key, slice| part.push(key, slice))?;
     Ok(part)
-}
-
-fn steps(rows: u64) -> impl Iterator<Item = (u64, u64)> {
-    (0..rows).step_by(STEP_ROWS as usize).map(move |from| (from, (from + STEP_ROWS).min(rows)))
 }

@@ -73,6 +73,9 @@ pub(crate) enum ValueEncoding {
     Dictionary,
     /// Byte by byte: for whole numbers and noise.
     ByteStreamSplit,
+    /// Numbers of distinct values, and what does not go into them as it is: for readers that know
+    /// nothing newer.
+    DictionaryOrPlain,
 }
 
 /// Returns how a file is written.
@@ -81,14 +84,22 @@ pub(crate) fn properties(encoding: ValueEncoding) -> WriterPropertiesPtr {
     let ascending =
         |index| SortingColumn { column_idx: index, descending: false, nulls_first: false };
     let value = match encoding {
-        ValueEncoding::Plain => Encoding::PLAIN,
+        ValueEncoding::Plain | ValueEncoding::DictionaryOrPlain => Encoding::PLAIN,
         // Also what follows a dictionary that has become too large.
         ValueEncoding::Dictionary | ValueEncoding::ByteStreamSplit => Encoding::BYTE_STREAM_SPLIT,
     };
+    // A tenth smaller than at level 1, and hardly slower; what is merged soon is written as fast as
+    // possible.
+    let level = match encoding {
+        ValueEncoding::Plain => ZstdLevel::default(),
+        _ => ZstdLevel::try_new(3).unwrap_or_default(),
+    };
+    let has_dictionary =
+        matches!(encoding, ValueEncoding::Dictionary | ValueEncoding::DictionaryOrPlain);
     let order = [SERVER, METRIC, TIMESTAMP].map(|index| ascending(index as i32));
     let properties = WriterProperties::builder()
         .set_created_by(concat!("storage-parquet ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .set_compression(Compression::ZSTD(level))
         .set_data_page_row_count_limit(PAGE_ROWS)
         .set_write_batch_size(1024)
         .set_sorting_columns(Some(order.to_vec()))
@@ -99,7 +110,7 @@ pub(crate) fn properties(encoding: ValueEncoding) -> WriterPropertiesPtr {
         .set_column_encoding(column(TIMESTAMP), Encoding::DELTA_BINARY_PACKED)
         .set_column_dictionary_enabled(column(TIMESTAMP), false)
         .set_column_encoding(column(VALUE), value)
-        .set_column_dictionary_enabled(column(VALUE), encoding == ValueEncoding::Dictionary)
+        .set_column_dictionary_enabled(column(VALUE), has_dictionary)
         // Bounds of JSON texts are of no use to anybody.
         .set_column_statistics_enabled(column(METADATA), EnabledStatistics::None);
     Arc::new(properties.build())
@@ -121,6 +132,26 @@ pub(crate) fn version_of(path: &str) -> Option<u64> {
     let (digits, suffix) = name.split_once('.')?;
     let known = matches!(suffix, "parquet" | "json.zst") && digits.len() == 20;
     known.then(|| digits.parse().ok()).flatten()
+}
+
+/// What temporary names start with: readers of `*.parquet` do not see them.
+pub(crate) const TEMPORARY: &str = ".tmp-";
+
+/// Whether a path is that of a file that was being written.
+pub(crate) fn is_temporary(path: &str) -> bool {
+    path.rsplit('/').next().is_some_and(|name| name.starts_with(TEMPORARY))
+}
+
+/// Whether [`data_path`] makes such names: other files below `data` are somebody else's.
+pub(crate) fn is_data_path(path: &str) -> bool {
+    let is_hex = |part: &str| part.len() == 16 && part.bytes().all(|b| b.is_ascii_hexdigit());
+    let name = path.strip_prefix("data/date=").and_then(|rest| rest.split_once('/'));
+    let stem = name.and_then(|(_, name)| name.strip_suffix(".parquet"));
+    stem.is_some_and(|stem| match stem.split('-').collect::<Vec<_>>().as_slice() {
+        ["day", part] => is_hex(part),
+        ["hour", hour, part] => hour.parse::<u8>().is_ok_and(|hour| hour < 24) && is_hex(part),
+        _ => false,
+    })
 }
 
 /// A fresh name for a file of the day or hour that starts at `start_ms`.
@@ -163,5 +194,11 @@ mod tests {
         assert!(data_path(0, DAY_MS).starts_with("data/date=1970-01-01/day-"));
         let first = storage_core::metrics::time::MIN_MS;
         assert!(data_path(first, first + DAY_MS).starts_with("data/date=0001-01-01/"));
+        assert!(is_data_path(&data_path(first, first + DAY_MS)));
+        assert!(is_data_path(&data_path(-HOUR_MS, 0)));
+        for other in ["data/date=2020-01-01/part-0.parquet", "data/x.parquet", "data/date=1/day-1"]
+        {
+            assert!(!is_data_path(other), "{other}");
+        }
     }
 }

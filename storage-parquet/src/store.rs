@@ -1,5 +1,6 @@
 //! What all parts of one handle share: the log, the footers that were read, and its condition.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -10,7 +11,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
 use crate::config::ParquetOptions;
-use crate::error::{FILE, corrupt, is_failed_sync, is_gone};
+use crate::error::{FILE, is_failed_sync, is_gone, missing};
 use crate::file::DataFile;
 use crate::files::{Files, Source};
 use crate::log::Log;
@@ -39,6 +40,8 @@ pub(crate) struct Store {
     pub(crate) orphans: Mutex<FxHashMap<String, Instant>>,
     /// When upkeep looked for such files last.
     pub(crate) looked_for_orphans: Mutex<Instant>,
+    /// Days whose hours cannot be merged into one file, because one of them cannot be read.
+    pub(crate) damaged_days: Mutex<BTreeSet<i64>>,
     /// Files of merged rows that questions have opened.
     pub(crate) files_read: AtomicU64,
     /// Where the tasks of the handle run, whoever calls it.
@@ -66,6 +69,7 @@ impl Store {
             upkeep_error: Mutex::default(),
             orphans: Mutex::default(),
             looked_for_orphans: Mutex::new(Instant::now()),
+            damaged_days: Mutex::default(),
             files_read: AtomicU64::new(0),
             runtime,
         })
@@ -83,9 +87,8 @@ impl Store {
             let state = self.log.refresh()?;
             match question(&state) {
                 Err(error) if is_gone(&error) => {
-                    let file = error.context(FILE).unwrap_or_default().to_owned();
                     if before == Some(state.version) {
-                        return Err(corrupt(&file, "a file of the manifest is missing"));
+                        return Err(missing(&error));
                     }
                     before = Some(state.version);
                 }
@@ -112,6 +115,16 @@ impl Store {
             }
         };
         Ok((file, source))
+    }
+
+    /// Whether a file of the day was found damaged.
+    pub(crate) fn is_damaged(&self, day: i64) -> bool {
+        self.damaged_days.lock().unwrap_or_else(PoisonError::into_inner).contains(&day)
+    }
+
+    /// Remembers that a file of the day is damaged.
+    pub(crate) fn note_damaged(&self, day: i64) {
+        self.damaged_days.lock().unwrap_or_else(PoisonError::into_inner).insert(day);
     }
 
     fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
@@ -196,6 +209,12 @@ struct Cached {
     used: u64,
 }
 
+impl Cached {
+    fn bytes(&self) -> usize {
+        self.file.bytes() + self.source.as_ref().map_or(0, |source| source.reader.held_bytes())
+    }
+}
+
 impl Cache {
     fn get(&mut self, path: &str) -> Option<Cached> {
         self.clock += 1;
@@ -206,10 +225,10 @@ impl Cache {
 
     fn put(&mut self, path: &str, file: Arc<DataFile>, source: Option<Source>, bytes_max: usize) {
         self.clock += 1;
-        self.bytes += file.bytes();
         let cached = Cached { file, source, used: self.clock };
+        self.bytes += cached.bytes();
         if let Some(before) = self.files.insert(path.to_owned(), cached) {
-            self.bytes -= before.file.bytes();
+            self.bytes -= before.bytes();
         }
         if self.bytes > bytes_max {
             self.shrink(bytes_max / 4 * 3);
@@ -226,7 +245,7 @@ impl Cache {
                 break;
             }
             if let Some(cached) = self.files.remove(&path) {
-                self.bytes -= cached.file.bytes();
+                self.bytes -= cached.bytes();
             }
         }
     }

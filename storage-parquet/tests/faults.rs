@@ -24,8 +24,9 @@ const HOUR_MS: i64 = 3_600_000;
 type Test = fn() -> Result<(), Failed>;
 
 fn main() -> ExitCode {
-    let tests: [(&str, Test); 5] = [
+    let tests: [(&str, Test); 6] = [
         ("a_damaged_file_is_named_and_the_rest_stays_readable", damaged_file),
+        ("a_damaged_hour_keeps_no_other_from_being_merged", damaged_hour),
         ("a_reader_through_every_merge_sees_each_row_once", reader_through_merges),
         ("a_writer_a_second_leaves_few_files", few_files),
         ("files_that_belong_to_nobody_go_after_a_while", orphans),
@@ -206,6 +207,53 @@ fn damaged_file() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Three days in hours; one hour is damaged; then the days are old enough to become one file each.
+fn damaged_hour() -> Result<(), Failed> {
+    block_on(async {
+        one_hour_lost(|name, whole| std::fs::write(name, &whole[..whole.len() / 2]).unwrap()).await;
+        one_hour_lost(|name, _| std::fs::remove_file(name).unwrap()).await;
+    });
+    Ok(())
+}
+
+async fn one_hour_lost(damage: impl Fn(&Path, &[u8])) {
+    let dir = tempfile::tempdir().unwrap();
+    let long = Duration::from_secs(100 * 365 * 86_400);
+    let store = open(small(dir.path()).day_after(long)).await;
+    let of = |no: i64| MetricRecord::new("a", from_ms(no * HOUR_MS / 10), "b", no as f64);
+    store.write_batch(&(0..720).map(of).collect::<Vec<_>>()).await.unwrap();
+    store.compact().await.unwrap();
+    store.close().await.unwrap();
+    let files = data_files(&dir.path().join("data"));
+    assert_eq!(files.len(), 72);
+    let (name, whole) = (&files[30], std::fs::read(&files[30]).unwrap());
+    damage(name, &whole);
+    let store = open(small(dir.path()).day_after(Duration::ZERO)).await;
+    // A late row of the same day, in another hour.
+    store.write_batch(&[of(241)]).await.unwrap();
+    store.compact().await.unwrap();
+    // The first day is one file; the last one is not over by the newest sample.
+    let left = data_files(&dir.path().join("data"));
+    assert_eq!(left.iter().filter(|path| *path != name).count(), 1 + 23 + 24);
+    let hours = |from, to| TimeRange::new(from_ms(from * HOUR_MS), from_ms(to * HOUR_MS)).unwrap();
+    assert_eq!(store.query_range("a", "b", hours(0, 30)).await.unwrap().len(), 300);
+    let error = store.query_range("a", "b", hours(30, 31)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(name.ends_with(error.context("file").unwrap()));
+    // Something that has to be merged into the hour itself cannot be, and is not lost.
+    store.write_batch(&[of(305)]).await.unwrap();
+    assert_eq!(store.compact().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    store.close().await.unwrap();
+    // Put back from a copy, all is well.
+    std::fs::write(name, &whole).unwrap();
+    let store = open(small(dir.path()).day_after(Duration::ZERO)).await;
+    store.compact().await.unwrap();
+    assert_eq!(data_files(&dir.path().join("data")).len(), 1 + 1 + 24);
+    assert_eq!(store.query_range("a", "b", TimeRange::all()).await.unwrap().len(), 720);
+    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+    store.close().await.unwrap();
+}
+
 /// One handle writes and merges and prunes; another asks everything all the time.
 fn reader_through_merges() -> Result<(), Failed> {
     let dir = tempfile::tempdir().unwrap();
@@ -290,7 +338,7 @@ fn orphans() -> Result<(), Failed> {
         let patient = open(small(dir.path())).await;
         patient.write_batch(&batch(0)).await.unwrap();
         patient.compact().await.unwrap();
-        let orphan = dir.path().join("data/date=1970-01-01/hour-05-ffff.parquet");
+        let orphan = dir.path().join("data/date=1970-01-01/hour-05-00000000ffffffff.parquet");
         let half = dir.path().join("log/.tmp-0123");
         std::fs::write(&orphan, "left by a merge that was killed").unwrap();
         std::fs::write(&half, "left by a write that was killed").unwrap();

@@ -191,6 +191,16 @@ pq.write_table(pa.table(columns), out + "/pyarrow.parquet", compression="zstd")
 con = duckdb.connect()
 con.execute(f"""COPY (SELECT 'duckdb' AS server_id, make_timestamptz((1767225600000 + i * 1000) * 1000) AS timestamp,
     'cpu' AS metric_type, i / 7 AS value FROM range({n}) t(i)) TO '{out}/duckdb.parquet' (FORMAT parquet)""")
+numbers = {"decimal": "CAST(12.345 AS DECIMAL(12, 3))", "short": "CAST(-0.5 AS DECIMAL(4, 1))", "big": "18446744073709551615::UBIGINT",
+    "int": "-7::INTEGER", "float": "0.5::FLOAT", "wide": "CAST(1.5 AS DECIMAL(38, 1))", "date": "DATE '2026-01-01'"}
+for name, sql in numbers.items():
+    con.execute(f"""COPY (SELECT 'x' AS server_id, TIMESTAMP '1970-01-01 00:00:01' AS timestamp, 'y' AS metric_type,
+        {sql} AS value) TO '{out}/{name}.parquet' (FORMAT parquet)""")
+pq.write_table(pa.table({"server_id": ["x"], "timestamp": pa.array([0], pa.timestamp("ms")), "metric_type": ["y"],
+    "value": [1], "metadata": pa.array([b'"\xff"'], pa.binary())}), out + "/bytes.parquet")
+old = pa.array([-1, 1_000_999_999], pa.timestamp("ns"))
+pq.write_table(pa.table({"server_id": ["x"] * 2, "timestamp": old, "metric_type": ["y"] * 2, "value": [-1.0, 1000.0]}),
+    out + "/int96.parquet", use_deprecated_int96_timestamps=True)
 pq.write_table(pa.table({"server_id": ["x"], "value": [1.0]}), out + "/lacks.parquet")
 pq.write_table(pa.table({"server_id": ["x"], "timestamp": pa.array([0], pa.timestamp("ns")), "metric_type": ["y"],
     "value": [float("nan")]}), out + "/nan.parquet")
@@ -221,7 +231,36 @@ print("{}")
         }
         store.close().await.unwrap();
     });
-    for (name, detail) in [("lacks", "column"), ("nan", "row")] {
+    for (name, value) in [
+        ("decimal", 12.345),
+        ("short", -0.5),
+        ("big", 18_446_744_073_709_551_615.0),
+        ("int", -7.0),
+        ("float", 0.5),
+    ] {
+        let mut all = Vec::new();
+        read_parquet_file(&dir.path().join(format!("{name}.parquet")), |records| {
+            all.extend(records);
+            Ok(())
+        })
+        .unwrap();
+        assert_eq!(all, [MetricRecord::new("x", from_ms(1000), "y", value)], "{name}");
+    }
+    let mut all = Vec::new();
+    read_parquet_file(&dir.path().join("int96.parquet"), |records| {
+        all.extend(records);
+        Ok(())
+    })
+    .unwrap();
+    let expected = [(-1, -1.0), (1000, 1000.0)];
+    assert_eq!(all, expected.map(|(ms, value)| MetricRecord::new("x", from_ms(ms), "y", value)));
+    for (name, detail) in [
+        ("lacks", "column"),
+        ("nan", "row"),
+        ("wide", "column"),
+        ("date", "column"),
+        ("bytes", "row"),
+    ] {
         let path = dir.path().join(format!("{name}.parquet"));
         let error = read_parquet_file(&path, |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), storage_core::ErrorKind::InvalidArgument);

@@ -3,7 +3,8 @@
 //! Batch n of a lane writes the value n at n seconds into each of [`SERIES`] series, and replaces
 //! one earlier sample by the value n + 0.5 with metadata that names n. So the number of the last
 //! batch decides every single sample, and a store that holds a part of a batch, or skips one, is
-//! equal to none of the states that may be.
+//! equal to none of the states that may be. Each batch also writes a sample of a long time ago, for
+//! the prunes in between to remove: a prune that is killed may leave some, and nothing else may go.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -24,9 +25,13 @@ pub const SERIES: u64 = 20;
 /// last one, are never touched again and may be pruned.
 pub const REACH: u64 = 500;
 
-/// Every so many batches the writer compacts, and every so many it prunes nothing.
+/// Every so many batches the writer compacts, and every so many it prunes what is old.
 const COMPACT_EVERY: u64 = 64;
 const PRUNE_EVERY: u64 = 37;
+
+/// The metric of what prunes remove, and the seconds that it is spread over.
+const OLD: &str = "old";
+const OLD_SECONDS: u64 = 50_000;
 
 /// One writer's part of the store; every lane has a server of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +41,11 @@ impl Lane {
     fn server(self) -> String {
         format!("lane-{}", self.0)
     }
+
+    /// The server of what prunes remove.
+    fn old_server(self) -> String {
+        format!("old-{}", self.0)
+    }
 }
 
 /// Writes batch `start` and all that follow, until `on_ack` says no or an error comes.
@@ -43,7 +53,7 @@ impl Lane {
 /// `on_ack` is called with the number of each batch as soon as it is acknowledged.
 ///
 /// # Errors
-/// Those of the backend; a prune of nothing that removes something.
+/// Those of the backend; a prune that leaves something.
 pub async fn write_forever(
     store: &dyn StorageBackend,
     lane: Lane,
@@ -60,8 +70,9 @@ pub async fn write_forever(
             store.compact().await?;
         }
         if number.is_multiple_of(PRUNE_EVERY) {
-            let removed = store.prune_before(at(NOON)).await?;
-            ensure_eq!(removed, 0, "a prune before everything");
+            store.prune_before(at(NOON)).await?;
+            let left = store.query_range(&lane.old_server(), OLD, TimeRange::all()).await?;
+            ensure_eq!(left.len(), 0, "samples left by a prune");
         }
         number += 1;
     }
@@ -143,6 +154,8 @@ pub async fn verify_whole(
     first: u64,
     lanes: &[Lane],
 ) -> Result<Vec<Verified>, Failure> {
+    // What a prune that was killed has left.
+    store.prune_before(at(NOON)).await?;
     let mut found = Vec::new();
     for lane in lanes {
         found.push(survey(store, *lane, first).await?);
@@ -174,6 +187,9 @@ fn batch(lane: Lane, number: u64) -> Vec<MetricRecord> {
         let metadata = json!({ "batch": number });
         records.push(record(series, place, number as f64 + 0.5).with_metadata(metadata));
     }
+    let before_ms = 1000 * (1 + number % OLD_SECONDS);
+    let time = at(NOON) - Duration::milliseconds(i64::try_from(before_ms).unwrap_or(1));
+    records.push(MetricRecord::new(lane.old_server(), time, OLD, number as f64));
     records
 }
 

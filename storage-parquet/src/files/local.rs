@@ -15,9 +15,10 @@ use storage_core::{Error, Outcome, Result};
 
 use super::{Files, Listed, Put, ReadAt, Source, Stamp, directory_of};
 use crate::error::{from_io, from_sync};
+use crate::schema::TEMPORARY;
 
-/// What temporary names start with: readers of `*.parquet` do not see them.
-const TEMPORARY: &str = ".tmp-";
+/// How often a directory is made again that others keep removing because it is empty.
+const DIRECTORY_TRIES: u32 = 16;
 
 /// Files below a directory.
 #[derive(Debug)]
@@ -41,12 +42,18 @@ impl LocalFiles {
         let directory = self.full(directory_of(path));
         let name = format!("{TEMPORARY}{:016x}", fastrand::u64(..));
         let temporary = Temporary(directory.join(name));
-        let mut file = match create_new(&temporary.0) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.make_directory(directory_of(path))?;
-                create_new(&temporary.0).map_err(|error| from_io(error, path))?
+        let mut tries = 0;
+        let mut file = loop {
+            match create_new(&temporary.0) {
+                // A day that was empty a moment ago may also be removed again by then.
+                Err(error)
+                    if error.kind() == io::ErrorKind::NotFound && tries < DIRECTORY_TRIES =>
+                {
+                    tries += 1;
+                    self.make_directory(directory_of(path))?;
+                }
+                file => break file.map_err(|error| from_io(error, path))?,
             }
-            file => file.map_err(|error| from_io(error, path))?,
         };
         file.write_all(bytes).map_err(|error| from_io(error, path))?;
         file.sync_all().map_err(|error| from_sync(error, path))?;
@@ -102,7 +109,15 @@ impl Files for LocalFiles {
     }
 
     fn sync(&self, directories: &BTreeSet<String>) -> Result<()> {
-        directories.iter().try_for_each(|path| sync_directory(&self.full(path), path))
+        // Also what they lie in: another process may have made a directory and not synced it yet.
+        let mut all = BTreeSet::from([""]);
+        for directory in directories {
+            let mut path = directory.as_str();
+            while !path.is_empty() && all.insert(path) {
+                path = directory_of(path);
+            }
+        }
+        all.into_iter().try_for_each(|path| sync_directory(&self.full(path), path))
     }
 
     fn stamp(&self, path: &str) -> Result<Option<Stamp>> {

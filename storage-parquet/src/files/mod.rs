@@ -62,6 +62,11 @@ pub(crate) struct Source {
 pub(crate) trait ReadAt: Send + Sync + fmt::Debug {
     /// Reads `length` bytes from `start` on; fewer are an error.
     fn read_at(&self, start: u64, length: usize) -> Result<Bytes>;
+
+    /// Bytes of the file that are held in memory.
+    fn held_bytes(&self) -> usize {
+        0
+    }
 }
 
 /// The files of a store. Paths are relative, with `/`.

@@ -245,6 +245,10 @@ impl ReadAt for Whole {
             None => Err(too_short(&self.path)),
         }
     }
+
+    fn held_bytes(&self) -> usize {
+        self.bytes.len()
+    }
 }
 
 /// An object that is read in parts.
@@ -275,4 +279,48 @@ impl ReadAt for Remote {
 fn too_short(path: &str) -> Error {
     Error::new(ErrorKind::Corrupt, "the object is shorter than it says")
         .with_context(crate::error::FILE, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(url: &str, options: &[(&str, &str)]) -> Result<ObjectFiles> {
+        let options = options.iter().map(|(name, value)| (name.to_string(), value.to_string()));
+        ObjectFiles::connect(url, &options.collect(), Handle::current())
+    }
+
+    /// A service account of nobody: no request is made with it.
+    const ACCOUNT: &str = r#"{"private_key": "private_key", "private_key_id": "private_key_id",
+        "client_email": "client_email", "disable_oauth": true}"#;
+
+    #[tokio::test]
+    async fn every_kind_of_location_takes_its_options_and_refuses_those_of_others() {
+        let s3 = [
+            ("aws_region", "us-east-1"),
+            ("aws_access_key_id", "a"),
+            ("aws_secret_access_key", "private_key"),
+        ];
+        let gs = [("google_service_account_key", ACCOUNT)];
+        let az = [("azure_storage_account_name", "a"), ("azure_storage_account_key", "a2V5")];
+        for (scheme, options, other) in
+            [("s3", &s3[..], gs[0]), ("gs", &gs[..], az[0]), ("az", &az[..], s3[0])]
+        {
+            let files = connect(&format!("{scheme}://bucket/some/prefix/"), options).unwrap();
+            assert_eq!(files.full("log/1").as_ref(), "some/prefix/log/1");
+            assert!(files.is_remote());
+            assert!(!format!("{files:?}").contains("private_key"), "{files:?}");
+            let files = connect(&format!("{scheme}://bucket"), options).unwrap();
+            assert_eq!(files.full("log/1").as_ref(), "log/1");
+            let error = connect(&format!("{scheme}://bucket"), &[other]).unwrap_err();
+            assert_eq!(
+                (error.kind(), error.context("parameter")),
+                (ErrorKind::Config, Some(other.0))
+            );
+            let error = connect(&format!("{scheme}:///prefix"), options).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config);
+        }
+        let error = connect("gs://bucket", &[("google_service_account_key", "no JSON")]);
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Config);
+    }
 }
