@@ -167,7 +167,8 @@ impl ParquetBackend {
 
     async fn scan_pieces(&self, filter: SeriesFilter, range: TimeRange) -> Result<Vec<Piece>> {
         self.ask(move |store| {
-            let rows_max = store.options.rows_max().min(SCAN_ROWS_MAX);
+            // They are there twice while they are turned into what the caller gets.
+            let rows_max = (store.options.rows_max() / 2).min(SCAN_ROWS_MAX);
             store.ask(|state| store.pieces(state, &filter, range, rows_max))
         })
         .await
