@@ -111,12 +111,12 @@ async fn load(report: &mut Report, what: &str, values: Values, hours: i64) -> Do
     let size = disk_bytes(&dir.path().join("data")) as f64 / samples as f64;
     report.add(what, PARQUET, "size", size, "B/sample");
     match duckdb(dir.path(), COPY) {
-        Some(bytes) => {
+        Ok(bytes) => {
             let theirs = bytes / samples as f64;
             report.add(what, DUCKDB, "size", theirs, "B/sample");
             report.add(what, PARQUET, "size by DuckDB's", size / theirs, "");
         }
-        None => report.add_missing(what, DUCKDB, "size", "needs scripts/test-tools"),
+        Err(why) => report.add_missing(what, DUCKDB, "size", &why),
     }
     store.close().await?;
     Ok(())
@@ -187,11 +187,11 @@ async fn double_groupby(report: &mut Report, hours: i64) -> Done {
     let what = "double-groupby-1";
     report.add(what, PARQUET, "p50", ours, "ms");
     match duckdb(dir.path(), &GROUPBY.replace("HOURS", &hours.to_string())) {
-        Some(theirs) => {
+        Ok(theirs) => {
             report.add(what, DUCKDB, "p50", theirs, "ms");
             report.add(what, PARQUET, "by DuckDB's", ours / theirs, "");
         }
-        None => report.add_missing(what, DUCKDB, "p50", "needs scripts/test-tools"),
+        Err(why) => report.add_missing(what, DUCKDB, "p50", &why),
     }
     store.close().await?;
     Ok(())
@@ -220,14 +220,18 @@ assert len(rows) == 100 * HOURS
 print(statistics.median(times))
 "#;
 
-/// Runs a script with DuckDB and returns the number that it prints; none without DuckDB.
-fn duckdb(path: &Path, script: &str) -> Option<f64> {
+/// Runs a script with DuckDB and returns the number that it prints, or why there is none.
+fn duckdb(path: &Path, script: &str) -> Result<f64, String> {
     let python = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/test-tools/bin/python");
     let start = "import duckdb, os, statistics, sys, time\nfiles = sys.argv[1] + '/data/**/*.parquet'\n\
-                 con = duckdb.connect()\n";
+                 con = duckdb.connect()\ncon.execute('SET enable_progress_bar = false')\n";
     let script = format!("{start}{script}");
-    let output = Command::new(python).arg("-c").arg(script).arg(path).output().ok()?;
-    String::from_utf8_lossy(&output.stdout).trim().parse().ok()
+    let output = Command::new(python).arg("-c").arg(script).arg(path).output();
+    let output = output.map_err(|_| "needs scripts/test-tools".to_owned())?;
+    let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    let last = errors.trim().lines().last().unwrap_or_default();
+    text.parse().map_err(|_| format!("failed: {text} {last}"))
 }
 
 /// 1000 series every ten minutes, a file for each hour.
