@@ -7,6 +7,8 @@
 //! | [`capabilities`] | what may differ between backends, as data |
 //! | [`memory`] | [`InMemory`], the reference backend |
 //! | [`layers`] | wrappers that are backends themselves: retry, timeout, observe, faulty |
+//! | [`compose`] | backends made of several: tiered |
+//! | [`pipeline`] | what moves records between stores: copy, compare, archive |
 //!
 //! The contract is stated in one place, the documentation of [`StorageBackend`]; the crate
 //! `conformance-tests` holds a case for every sentence of it. This crate knows no driver, no SQL
@@ -28,10 +30,12 @@
 //! ```
 
 pub mod capabilities;
+pub mod compose;
 pub mod error;
 pub mod layers;
 pub mod memory;
 pub mod metrics;
+pub mod pipeline;
 
 pub use capabilities::Capabilities;
 pub use error::{Error, ErrorKind, Outcome, Result};

@@ -1,0 +1,165 @@
+//! Mirrors in memory: both policies, every fault of the secondary, writers that give up, order, repair.
+
+use super::*;
+use crate::layers::{Fault, FaultPlan, Faulty, Operation};
+use crate::{ErrorKind, InMemory};
+
+type Shaky = Arc<Faulty<InMemory>>;
+
+fn shaky() -> Shaky {
+    Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)))
+}
+
+fn mirror(policy: MirrorPolicy) -> (Mirrored, Shaky, Shaky) {
+    let (primary, secondary) = (shaky(), shaky());
+    let store = Mirrored::new(Shaky::clone(&primary), Shaky::clone(&secondary), policy);
+    (store, primary, secondary)
+}
+
+fn batch(value: f64) -> Vec<MetricRecord> {
+    (0..5).map(|ms| MetricRecord::new("web-1", from_ms(ms * 1000), "cpu", value)).collect()
+}
+
+async fn verified(store: &Mirrored) -> Comparison {
+    store.verify(&SeriesFilter::any(), TimeRange::all()).await.unwrap()
+}
+
+#[tokio::test]
+async fn what_is_acknowledged_is_in_both() {
+    let (store, primary, secondary) = mirror(MirrorPolicy::Require);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    assert_eq!(store.prune_before(from_ms(1000)).await.unwrap(), 1);
+    for side in [primary, secondary] {
+        assert_eq!(side.inner().stats().await.unwrap().total_metrics, 4);
+    }
+    assert!(verified(&store).await.is_same() && store.divergence().is_none());
+    assert_eq!(store.health().await.status, HealthStatus::Healthy);
+}
+
+#[tokio::test]
+async fn with_degrade_a_failing_secondary_is_counted_and_repaired() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Degrade);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    for fault in [Fault::Refused, Fault::LostRequest, Fault::LostReply] {
+        secondary.control().inject(Operation::WriteBatch, fault);
+        store.write_batch(&batch(2.0)).await.unwrap();
+        let known = store.divergence();
+        assert_eq!((known.batches_missed, known.samples_missed), (1, 5));
+        assert_eq!(known.extent, Some((from_ms(0), from_ms(4000))));
+        assert!(known.since.is_some() && known.last_error.is_some());
+        assert_eq!(store.health().await.status, HealthStatus::Degraded);
+        // A part of the time is not enough to forget.
+        let part = TimeRange::new(from_ms(0), from_ms(4000)).unwrap();
+        store.repair(&CopyOptions::default().with_range(part)).await.unwrap();
+        assert!(!store.divergence().is_none());
+        store.repair(&CopyOptions::default()).await.unwrap();
+        assert!(store.divergence().is_none() && verified(&store).await.is_same());
+        store.write_batch(&batch(1.0)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn with_require_a_failing_secondary_fails_the_write() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Require);
+    secondary.control().inject(Operation::WriteBatch, Fault::Refused);
+    let error = store.write_batch(&batch(1.0)).await.unwrap_err();
+    assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::Unknown));
+    assert_eq!(error.context("mirror"), Some("secondary"));
+    // The primary has it, as `Unknown` allows; writing again mends it.
+    assert_eq!(store.stats().await.unwrap().total_metrics, 5);
+    assert_eq!(store.divergence().batches_missed, 1);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    assert!(verified(&store).await.is_same());
+    secondary.control().inject(Operation::PruneBefore, Fault::Refused);
+    let error = store.prune_before(from_ms(2000)).await.unwrap_err();
+    assert_eq!(error.outcome(), Outcome::Unknown);
+    assert_eq!(store.divergence().prunes_missed, 1);
+}
+
+#[tokio::test]
+async fn a_batch_that_the_primary_refused_is_in_neither() {
+    for policy in [MirrorPolicy::Require, MirrorPolicy::Degrade] {
+        let (store, primary, secondary) = mirror(policy);
+        primary.control().inject(Operation::WriteBatch, Fault::Refused);
+        let error = store.write_batch(&batch(1.0)).await.unwrap_err();
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert_eq!(secondary.inner().stats().await.unwrap().total_metrics, 0);
+        assert!(store.divergence().is_none());
+        // In doubt the primary may hold it, and the secondary does not.
+        primary.control().inject(Operation::WriteBatch, Fault::LostReply);
+        store.write_batch(&batch(1.0)).await.unwrap_err();
+        assert_eq!(store.divergence().batches_missed, 1);
+        assert_eq!(verified(&store).await.missing, 5);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_write_that_is_given_up_half_way_is_counted() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Require);
+    secondary.control().inject(Operation::WriteBatch, Fault::HangBefore);
+    let records = batch(1.0);
+    let given_up = tokio::time::timeout(Duration::from_secs(1), store.write_batch(&records));
+    assert!(given_up.await.is_err());
+    assert_eq!(store.divergence().samples_missed, 5);
+    let report = store.repair(&CopyOptions::default()).await.unwrap();
+    assert_eq!((report.windows_repaired, report.samples_repaired), (1, 5));
+    assert!(verified(&store).await.is_same());
+}
+
+#[tokio::test]
+async fn a_repair_prunes_what_was_missed_and_reports_what_it_cannot_remove() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Degrade);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    secondary.control().inject(Operation::PruneBefore, Fault::Refused);
+    assert_eq!(store.prune_before(from_ms(2000)).await.unwrap(), 2);
+    assert_eq!(verified(&store).await.extra, 2);
+    let extra = MetricRecord::new("web-2", from_ms(3000), "cpu", 1.0);
+    secondary.write_batch(&[extra]).await.unwrap();
+    let report = store.repair(&CopyOptions::default()).await.unwrap();
+    assert_eq!((report.samples_pruned, report.samples_extra), (2, 1));
+    assert!(store.divergence().is_none());
+}
+
+/// Writes of the same samples by many tasks, on a primary and a secondary that dawdle each in its
+/// own way: the last value is the same in both.
+#[tokio::test(start_paused = true)]
+async fn writes_of_a_series_reach_both_in_one_order() {
+    let slow = |seed| {
+        let plan = FaultPlan::new(seed).with_slow(1.0, Duration::from_millis(50));
+        Arc::new(Faulty::new(InMemory::new(), plan.only(&[Operation::WriteBatch])))
+    };
+    let store = Arc::new(Mirrored::new(slow(1), slow(2), MirrorPolicy::Require));
+    let tasks: Vec<_> = (0..20)
+        .map(|n| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move { store.write_batch(&batch(f64::from(n))).await })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+    assert!(verified(&store).await.is_same());
+}
+
+/// A repair beside a writer never puts an older value back.
+#[tokio::test(start_paused = true)]
+async fn a_repair_beside_writes_leaves_both_the_same() {
+    let slow = FaultPlan::new(3).with_slow(1.0, Duration::from_millis(20));
+    let secondary = Arc::new(Faulty::new(InMemory::new(), slow));
+    let primary = Arc::new(InMemory::new());
+    primary.write_batch(&batch(-1.0)).await.unwrap();
+    let store = Arc::new(Mirrored::new(primary, secondary, MirrorPolicy::Require));
+    let writer = {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for n in 0..50 {
+                store.write_batch(&batch(f64::from(n))).await.unwrap();
+            }
+        })
+    };
+    while !writer.is_finished() {
+        store.repair(&CopyOptions::default()).await.unwrap();
+    }
+    writer.await.unwrap();
+    assert!(verified(&store).await.is_same());
+}
