@@ -4,6 +4,7 @@
 //! built in. Everything of the contract is re-exported from [`storage_core`].
 
 mod registry;
+mod tiers;
 
 pub use registry::{Scheme, connect, connect_existing, schemes};
 pub use storage_core::*;
@@ -13,3 +14,4 @@ pub use storage_parquet as parquet;
 pub use storage_postgres as postgres;
 #[cfg(feature = "sqlite")]
 pub use storage_sqlite as sqlite;
+pub use tiers::TierUrls;

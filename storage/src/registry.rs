@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use storage_core::{Error, ErrorKind, InMemory, Result, StorageBackend};
 
+use crate::tiers;
+
 /// A URL scheme that the library knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Scheme {
@@ -24,6 +26,7 @@ const SCHEMES: &[Scheme] = &[
     scheme("parquet+s3", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("parquet+gs", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("parquet+az", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
+    scheme("tiered", None, true),
 ];
 
 const fn scheme(name: &'static str, feature: Option<&'static str>, built_in: bool) -> Scheme {
@@ -45,6 +48,7 @@ pub fn schemes() -> &'static [Scheme] {
 /// | `postgres://user:password@host:5432/database?schema=storage` | a schema of a PostgreSQL database |
 /// | `parquet://archive`, `parquet:///var/lib/archive?merge_samples=100000` | Parquet files in a directory |
 /// | `parquet+s3://bucket/prefix`, `parquet+gs://...`, `parquet+az://...` | Parquet files in an object store |
+/// | `tiered://?hot=URL&cold=URL` | two of them as one: see [`TierUrls`](crate::TierUrls) |
 ///
 /// # Errors
 /// `Config` if the scheme is unknown, its feature is not built in, or a parameter is unknown or
@@ -68,11 +72,19 @@ pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
     open(url, false).await
 }
 
+async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+    if url.starts_with("tiered:") {
+        return tiers::connect(url, create).await;
+    }
+    open_one(url, create).await
+}
+
+/// Opens a store that is not made of others.
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "postgres", feature = "parquet")),
     expect(unused_variables, reason = "memory is always there")
 )]
-async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+pub(crate) async fn open_one(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
     let Some((name, rest)) = url.split_once("://") else {
         return Err(config("a store URL looks like sqlite://metrics.db"));
     };
@@ -96,6 +108,7 @@ async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
             let options = if create { options } else { options.create(false) };
             Ok(Arc::new(storage_parquet::ParquetBackend::open(options).await?))
         }
+        ("tiered", _) => Err(config("tiers cannot be made of tiers")),
         (_, scheme) => Err(not_built_in(scheme)),
     }
 }

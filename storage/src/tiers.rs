@@ -1,0 +1,218 @@
+//! Tiers by URL: `tiered://?hot=URL&cold=URL`, and where their control store is.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+use storage_core::compose::Tiered;
+use storage_core::{Error, ErrorKind, Result, StorageBackend};
+
+use crate::registry;
+
+/// What is added to the name of the hot store for the control store beside it.
+const SUFFIX: &str = "tiers";
+
+/// The URLs of two tiers and their control store.
+///
+/// The control store has to be the same for all that use the tiers. Without one it stands beside
+/// the hot store:
+///
+/// | hot store | control store |
+/// |---|---|
+/// | `sqlite://metrics.db` | `sqlite://metrics.db.tiers` |
+/// | `postgres://db/app?schema=edge` | `postgres://db/app?schema=edge_tiers` |
+/// | `parquet://archive` | `parquet://archive.tiers` |
+/// | `memory://name` | `memory://name.tiers` |
+///
+/// ```
+/// use storage::TierUrls;
+///
+/// let urls = TierUrls::parse("tiered://?hot=sqlite://metrics.db&cold=parquet://archive")?;
+/// assert_eq!(urls, TierUrls::new("sqlite://metrics.db", "parquet://archive")?);
+/// assert_eq!(urls.control, "sqlite://metrics.db.tiers");
+/// # Ok::<(), storage::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct TierUrls {
+    /// The tier that takes writes.
+    pub hot: String,
+    /// The tier that keeps what was archived.
+    pub cold: String,
+    /// Where it stands what is moved between them, and by whom.
+    pub control: String,
+}
+
+impl std::fmt::Debug for TierUrls {
+    /// Without the URLs: they may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TierUrls").finish_non_exhaustive()
+    }
+}
+
+impl TierUrls {
+    /// Tiers whose control store stands beside the hot one.
+    ///
+    /// # Errors
+    /// `Config` if `hot` is no URL of a kind that is known here.
+    pub fn new(hot: &str, cold: &str) -> Result<Self> {
+        Ok(Self { hot: hot.to_owned(), cold: cold.to_owned(), control: beside(hot)? })
+    }
+
+    /// Uses another control store.
+    #[must_use]
+    pub fn with_control(mut self, control: &str) -> Self {
+        control.clone_into(&mut self.control);
+        self
+    }
+
+    /// Parses `tiered://?hot=URL&cold=URL&control=URL`, the last one optional.
+    ///
+    /// In each URL `%` and two hexadecimal digits stand for a byte; `&` is written `%26`, and `%`
+    /// itself `%25`.
+    ///
+    /// # Errors
+    /// `Config` if a tier is missing, a name unknown or given twice.
+    pub fn parse(url: &str) -> Result<Self> {
+        let query = url.strip_prefix("tiered://?").ok_or_else(|| {
+            config("a URL of tiers looks like tiered://?hot=sqlite://metrics.db&cold=parquet://archive")
+        })?;
+        let (mut hot, mut cold, mut control) = (None, None, None);
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let target = match name {
+                "hot" => &mut hot,
+                "cold" => &mut cold,
+                "control" => &mut control,
+                _ => {
+                    return Err(config("unknown parameter; write & within a URL as %26")
+                        .with_context("parameter", name)
+                        .with_context("known", "hot cold control"));
+                }
+            };
+            let value = percent_decode_str(value).decode_utf8().map_err(|error| {
+                config("the URL is not UTF-8").with_context("parameter", name).with_source(error)
+            })?;
+            if target.replace(value.into_owned()).is_some() {
+                return Err(config("given twice").with_context("parameter", name));
+            }
+        }
+        let (Some(hot), Some(cold)) = (hot, cold) else {
+            return Err(config("tiers need hot=URL and cold=URL"));
+        };
+        let urls = match control {
+            Some(control) => Self { hot, cold, control },
+            None => Self::new(&hot, &cold)?,
+        };
+        // A nameless store in memory is a new one each time.
+        let same = |one: &str, other: &str| one == other && one != "memory://";
+        if same(&urls.hot, &urls.cold)
+            || same(&urls.control, &urls.hot)
+            || same(&urls.control, &urls.cold)
+        {
+            return Err(config("hot, cold and control must be three different stores"));
+        }
+        Ok(urls)
+    }
+
+    /// Opens the tiers, and creates those that do not exist if `create` is set; the control store
+    /// is created in any case.
+    ///
+    /// # Errors
+    /// `NotFound` if a tier does not exist; otherwise those of the three stores.
+    pub async fn open(&self, create: bool) -> Result<Tiered> {
+        let hot = registry::open_one(&self.hot, create).await?;
+        let cold = registry::open_one(&self.cold, create).await?;
+        let control = registry::open_one(&self.control, true).await?;
+        Tiered::open(hot, cold, control).await
+    }
+}
+
+/// Opens tiers by their URL.
+pub(crate) async fn connect(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+    Ok(Arc::new(TierUrls::parse(url)?.open(create).await?))
+}
+
+/// Returns the URL of the control store beside a hot one.
+fn beside(hot: &str) -> Result<String> {
+    let (scheme, rest) = hot.split_once("://").ok_or_else(|| config("the hot tier is no URL"))?;
+    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+    match scheme {
+        "memory" if place.is_empty() => Ok(hot.to_owned()),
+        "sqlite" | "memory" => Ok(format!("{scheme}://{place}.{SUFFIX}")),
+        "postgres" | "postgresql" => {
+            let pairs = query.split('&').filter(|pair| !pair.is_empty());
+            let (schemas, others): (Vec<_>, Vec<_>) =
+                pairs.partition(|pair| pair.starts_with("schema="));
+            let schema = schemas.last().and_then(|pair| pair.strip_prefix("schema="));
+            let schema = format!("schema={}_{SUFFIX}", schema.unwrap_or("storage"));
+            let query = others.into_iter().chain([&*schema]).collect::<Vec<_>>().join("&");
+            Ok(format!("{scheme}://{place}?{query}"))
+        }
+        "parquet" => Ok(format!("{scheme}://{}.{SUFFIX}", place.trim_end_matches('/'))),
+        "parquet+s3" | "parquet+gs" | "parquet+az" => {
+            let place = format!("{scheme}://{}.{SUFFIX}", place.trim_end_matches('/'));
+            Ok(if query.is_empty() { place } else { format!("{place}?{query}") })
+        }
+        _ => Err(config("say control=URL: where it would stand beside this hot tier is not known")
+            .with_context("scheme", scheme)),
+    }
+}
+
+fn config(message: &'static str) -> Error {
+    Error::new(ErrorKind::Config, message).with_operation("connect")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage_core::{MetricRecord, TimeRange};
+
+    #[test]
+    fn the_control_store_stands_beside_the_hot_one() {
+        for (hot, expected) in [
+            ("sqlite:///var/m.db?readers=2", "sqlite:///var/m.db.tiers"),
+            ("postgres://me:pw@db/app", "postgres://me:pw@db/app?schema=storage_tiers"),
+            (
+                "postgres://db/app?schema=edge&sslmode=require",
+                "postgres://db/app?sslmode=require&schema=edge_tiers",
+            ),
+            ("parquet:///var/lake/?merge_samples=5", "parquet:///var/lake.tiers"),
+            ("parquet+s3://b/p?aws_region=x", "parquet+s3://b/p.tiers?aws_region=x"),
+            ("memory://a", "memory://a.tiers"),
+        ] {
+            assert_eq!(TierUrls::new(hot, "memory://").unwrap().control, expected);
+        }
+        assert!(TierUrls::new("tiered://?hot=a", "b").is_err() && TierUrls::new("a", "b").is_err());
+    }
+
+    #[test]
+    fn urls_within_the_url_are_decoded() {
+        let urls = TierUrls::parse(
+            "tiered://?cold=parquet://a%2525b&hot=sqlite://m.db?readers=2%26synchronous=normal&control=memory://x",
+        )
+        .unwrap();
+        assert_eq!(urls.hot, "sqlite://m.db?readers=2&synchronous=normal");
+        assert_eq!((&*urls.cold, &*urls.control), ("parquet://a%25b", "memory://x"));
+        for bad in [
+            "tiered://",
+            "tiered://?hot=memory://a",
+            "tiered://?hot=memory://a&cold=memory://a",
+            "tiered://?hot=memory://a&cold=memory://b&control=memory://b",
+            "tiered://?hot=memory://a&hot=memory://b&cold=memory://c",
+            "tiered://?hot=sqlite://m.db?readers=2&synchronous=full&cold=memory://b",
+            "tiered://?hot=memory://%ff&cold=memory://b",
+        ] {
+            assert_eq!(TierUrls::parse(bad).unwrap_err().kind(), ErrorKind::Config, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tiers_are_connected_by_url() {
+        let url = "tiered://?hot=memory://tiers-hot&cold=memory://tiers-cold";
+        let (store, other) =
+            (crate::connect(url).await.unwrap(), crate::connect_existing(url).await.unwrap());
+        let record = MetricRecord::new("a", chrono::Utc::now(), "b", 1.0);
+        store.write_batch(&[record]).await.unwrap();
+        assert_eq!(other.query_range("a", "b", TimeRange::all()).await.unwrap().len(), 1);
+        assert_eq!(store.name(), "memory");
+    }
+}
