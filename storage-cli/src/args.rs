@@ -111,6 +111,10 @@ pub(crate) enum Command {
     /// Take in Parquet files that pandas, DuckDB, Spark or `export` wrote.
     #[cfg(feature = "parquet")]
     Adopt(Adopt),
+    /// Copy samples from one store to another, verified.
+    Copy(Copy),
+    /// Move old samples from a hot store to a cold one.
+    Archive(Archive),
     /// Remove all samples before a time.
     Prune(Prune),
     /// Print size and extent of the store.
@@ -383,6 +387,40 @@ pub(crate) struct Adopt {
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
+Each window is verified by number and checksum. A copy that was interrupted goes on where it was when
+the command is given again; one that is done finds nothing to do.
+
+Examples:
+  storage copy sqlite://metrics.db postgres://me@db/metrics
+  storage copy sqlite://metrics.db parquet:///archive 'web-*' --start 2026-01-01 --rate 50000
+  storage copy sqlite://metrics.db postgres://me@db/metrics --verify")]
+pub(crate) struct Copy {
+    /// The store to read; --url has no effect.
+    #[arg(value_name = "SRC")]
+    pub(crate) source: String,
+    /// The store to write, created if there is none.
+    #[arg(value_name = "DST")]
+    pub(crate) destination: String,
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    #[command(flatten)]
+    pub(crate) span: Span,
+    /// Write nothing, and say what would be written.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Write nothing, and compare; exit code 1 if DST lacks something of SRC or has it otherwise.
+    #[arg(long, conflicts_with = "dry_run")]
+    pub(crate) verify: bool,
+    /// Write at most N samples a second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+    /// How much time is copied and verified at once.
+    #[arg(long, value_name = "WIDTH", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub(crate) window: Duration,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
 Examples:
   storage prune --before now-30d --dry-run
   storage prune --before 2026-01-01 --yes")]
@@ -402,6 +440,57 @@ pub(crate) struct Prune {
 pub(crate) struct Completions {
     /// Which shell.
     pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Whole windows are copied, verified sample by sample, and only then removed from HOT. Killed anywhere it
+neither loses nor doubles a sample; given again it goes on. Programs that use both at once open
+tiered://?hot=HOT&cold=COLD, and get the same answers before, after and meanwhile; while they run,
+HOT must be written by that URL alone.
+
+Examples:
+  storage archive sqlite://metrics.db parquet://archive --older-than 30d --dry-run
+  storage archive sqlite://metrics.db parquet://archive --older-than 30d
+  storage plot --url 'tiered://?hot=sqlite://metrics.db&cold=parquet://archive' web-1 cpu")]
+pub(crate) struct Archive {
+    /// The store to move samples out of; --url has no effect.
+    #[arg(value_name = "HOT")]
+    pub(crate) hot: String,
+    /// The store to move them to, created if there is none.
+    #[arg(value_name = "COLD")]
+    pub(crate) cold: String,
+    /// Move windows that ended so long ago, such as 30d.
+    #[arg(long, value_name = "AGE", value_parser = humantime::parse_duration)]
+    pub(crate) older_than: Duration,
+    /// How much time is moved at once; windows start at multiples of it.
+    #[arg(long, value_name = "WIDTH", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub(crate) window: Duration,
+    /// Count what would be moved.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Copy at most N samples a second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+    /// Where it stands what is moved, and by whom [default: beside HOT].
+    #[arg(long, value_name = "URL")]
+    pub(crate) control: Option<String>,
+}
+
+impl Args {
+    /// Every URL of the command line: none of their passwords may be shown.
+    pub(crate) fn urls(&self) -> Vec<String> {
+        let mut urls = vec![self.global.url.clone()];
+        match &self.command {
+            Command::Copy(copy) => urls.extend([copy.source.clone(), copy.destination.clone()]),
+            Command::Archive(archive) => {
+                urls.extend([archive.hot.clone(), archive.cold.clone()]);
+                urls.extend(archive.control.clone());
+            }
+            _ => {}
+        }
+        urls
+    }
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

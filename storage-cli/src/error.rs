@@ -6,21 +6,21 @@ use std::process::ExitCode;
 use storage::ErrorKind;
 
 use crate::output;
-use crate::store::password_of;
+use crate::store::passwords_of;
 
-/// Prints `error` without the password of `url`, and returns the exit code.
+/// Prints `error` without the passwords of `urls`, and returns the exit code.
 ///
 /// Nobody reads any more after a broken pipe, so that one is silent and no failure.
-pub(crate) fn report(error: &anyhow::Error, url: &str) -> ExitCode {
+pub(crate) fn report(error: &anyhow::Error, urls: &[String]) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
     }
-    output::complain(&line_of(error, url));
+    output::complain(&line_of(error, urls));
     ExitCode::FAILURE
 }
 
 /// Returns `error`, its causes and the advice for its kind, in one line.
-pub(crate) fn line_of(error: &anyhow::Error, url: &str) -> String {
+pub(crate) fn line_of(error: &anyhow::Error, urls: &[String]) -> String {
     let mut text = String::new();
     for cause in error.chain().map(ToString::to_string) {
         // Some errors repeat their cause in their own words.
@@ -34,10 +34,8 @@ pub(crate) fn line_of(error: &anyhow::Error, url: &str) -> String {
         text.push_str(advice);
     }
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match password_of(url) {
-        Some(password) => line.replace(password, "***"),
-        None => line,
-    }
+    let passwords = urls.iter().flat_map(|url| passwords_of(url));
+    passwords.fold(line, |line, password| line.replace(password, "***"))
 }
 
 fn advice_for(error: &storage::Error) -> Option<&'static str> {
@@ -71,7 +69,10 @@ mod tests {
     fn one_line_with_advice_and_without_the_password() {
         let cause = io::Error::other("no route\nto u:s3cret@host");
         let error = Error::new(ErrorKind::Unavailable, "cannot connect").with_source(cause);
-        let line = line_of(&anyhow::Error::new(error), "postgres://u:s3cret@host/db");
+        let line = line_of(
+            &anyhow::Error::new(error),
+            &["sqlite://x.db".to_owned(), "postgres://u:s3cret@host/db".to_owned()],
+        );
         assert!(!line.contains('\n') && !line.contains("s3cret"), "{line}");
         assert!(line.contains("no route to u:***@host; see that"), "{line}");
     }

@@ -25,8 +25,8 @@ use clap::Parser;
 fn main() -> ExitCode {
     let args = args::Args::parse();
     output::start_logs(args.global.verbose);
-    let url = args.global.url.clone();
-    run(args).unwrap_or_else(|error| error::report(&error, &url))
+    let urls = args.urls();
+    run(args).unwrap_or_else(|error| error::report(&error, &urls))
 }
 
 fn run(args: args::Args) -> anyhow::Result<ExitCode> {

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use storage::{ErrorKind, StorageBackend};
 
+/// What a URL that holds other URLs starts with.
+const TIERED: &str = "tiered://?";
+
 /// Opens the store at `url`, and creates it if it does not exist and `create` is set.
 pub(crate) async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
     if create {
@@ -21,8 +24,25 @@ pub(crate) async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBacke
     }
 }
 
+/// Opens the store at `url`, one of several that the command line names.
+pub(crate) async fn open_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
+    match storage::connect_existing(url).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            bail!("there is no store at {}", error.context("path").unwrap_or(&shown(url)))
+        }
+        store => Ok(store?),
+    }
+}
+
 /// Returns `url` as it may be shown: without its password, keys and tokens.
 pub(crate) fn shown(url: &str) -> String {
+    if let Some(query) = url.strip_prefix(TIERED) {
+        let inner = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((name, inner)) => format!("{name}={}", shown(inner)),
+            None => pair.to_owned(),
+        });
+        return format!("{TIERED}{}", inner.collect::<Vec<_>>().join("&"));
+    }
     let url = match password_of(url) {
         Some(password) => url.replacen(&format!(":{password}@"), ":***@", 1),
         None => url.to_owned(),
@@ -39,8 +59,18 @@ fn is_secret(parameter: &str) -> bool {
     ["key", "secret", "token", "password", "credential"].iter().any(|word| parameter.contains(word))
 }
 
-/// Returns the password that `url` holds, if it holds one.
-pub(crate) fn password_of(url: &str) -> Option<&str> {
+/// Returns every password that `url` holds, those of URLs within it included.
+pub(crate) fn passwords_of(url: &str) -> Vec<&str> {
+    match url.strip_prefix(TIERED) {
+        Some(query) => {
+            let inner = query.split('&').filter_map(|pair| pair.split_once('='));
+            inner.filter_map(|(_, inner)| password_of(inner)).collect()
+        }
+        None => password_of(url).into_iter().collect(),
+    }
+}
+
+fn password_of(url: &str) -> Option<&str> {
     let (_, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?']).next()?;
     let (user_info, _) = authority.rsplit_once('@')?;
@@ -63,6 +93,12 @@ mod tests {
             shown("parquet+s3://b/p?aws_region=x&aws_secret_access_key=hush"),
             "parquet+s3://b/p?aws_region=x&aws_secret_access_key=***"
         );
+        let tiered = "tiered://?hot=postgres://me:pw@h/db&cold=parquet+s3://b?aws_secret_key=x";
+        assert_eq!(
+            shown(tiered),
+            "tiered://?hot=postgres://me:***@h/db&cold=parquet+s3://b?aws_secret_key=***"
+        );
+        assert_eq!(passwords_of(tiered), ["pw"]);
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }

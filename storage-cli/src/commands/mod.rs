@@ -3,10 +3,12 @@
 #[cfg(feature = "parquet")]
 mod adopt;
 mod aggregate;
+mod archive;
 mod check;
 mod collect;
 mod compact;
 mod completions;
+mod copy;
 mod export;
 mod health;
 mod import;
@@ -39,6 +41,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if let Command::Completions(args) = command {
         return completions::run(&args, output);
     }
+    if let Command::Copy(args) = command {
+        return copy::run(&args, output).await;
+    }
+    if let Command::Archive(args) = command {
+        return archive::run(&args, output).await;
+    }
     let mut prepared = None;
     match &command {
         Command::Collect(args) => collect::check(args)?,
@@ -66,7 +74,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Health => health::run(&*store, output).await,
         Command::Check => check::run(&*store, output).await,
         Command::Compact => compact::run(&*store, output).await,
-        Command::Completions(_) => Ok(ExitCode::SUCCESS),
+        // Done above: they do not work on the store of --url.
+        Command::Copy(_) | Command::Archive(_) | Command::Completions(_) => Ok(ExitCode::SUCCESS),
     };
     let closed = store.close().await;
     let code = code?;

@@ -24,6 +24,11 @@ pub(crate) fn of_bytes(output: &Output, total: Option<u64>) -> ProgressBar {
     }
 }
 
+/// A bar by parts of a whole whose number is set later.
+pub(crate) fn of_parts(output: &Output) -> ProgressBar {
+    start(output, ProgressBar::new(1), "{wide_msg} {bar:30} {percent:>3} % eta {eta}")
+}
+
 /// A line that tells what happens at the moment.
 pub(crate) fn of_events(output: &Output) -> ProgressBar {
     start(output, ProgressBar::new_spinner(), "{spinner} [{elapsed_precise}] {wide_msg}")
