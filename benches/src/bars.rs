@@ -96,6 +96,13 @@ pub const TARGETS: &[Target] = &[
     // The setting is 64 MiB; a file in the making and what threads and allocator hold come on top.
     at_most("parquet memory", "a question, above what was there", 128.0),
     at_most("parquet memory", "a merge, above what was there", 128.0),
+    at_least("copy", "times writing", 0.8),
+    at_most("tiers an hour around the border, samples", "times the slower", 1.2),
+    at_most("tiers all of one series, aggregate", "times the slower", 1.2),
+    at_most("tiers hourly windows of one host", "times the slower", 1.2),
+    at_most("tiers newest of everything", "times the slower", 1.2),
+    at_most("tiers stats", "times the slower", 1.2),
+    at_most("tiers scan of everything", "times the slower", 1.2),
     // "No more", as far as two interleaved runs can tell.
     at_most("growth", "write, 10 times the data by 1", 1.05),
     at_most("growth", "question, 10 times the data by 1, worst", 1.2),
