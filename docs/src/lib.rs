@@ -15,6 +15,8 @@ pages! {
     data_model: "../guide/data-model.md",
     errors: "../guide/errors.md",
     layers: "../guide/layers.md",
+    copy: "../guide/copy.md",
+    tiers: "../guide/tiers.md",
     sqlite: "../guide/backends/sqlite.md",
     postgres: "../guide/backends/postgres.md",
     parquet: "../guide/backends/parquet.md",
