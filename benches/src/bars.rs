@@ -103,6 +103,12 @@ pub const TARGETS: &[Target] = &[
     at_most("tiers newest of everything", "times the slower", 1.2),
     at_most("tiers stats", "times the slower", 1.2),
     at_most("tiers scan of everything", "times the slower", 1.2),
+    at_least("history store 1000 full", "acknowledged", 200e3),
+    at_least("history 64 callers of 1", "acknowledged", 20e3),
+    at_most("history latest of 10 records", "p50", 1.0),
+    at_most("history range of 10 values", "p50", 1.0),
+    // "Never wait": as fast as alone, but for the processor that the writer takes.
+    at_most("history latest beside a writer", "p50", 1.0),
     // "No more", as far as two interleaved runs can tell.
     at_most("growth", "write, 10 times the data by 1", 1.05),
     at_most("growth", "question, 10 times the data by 1, worst", 1.2),

@@ -31,6 +31,7 @@
 //! ```
 
 mod child;
+mod history;
 mod workload;
 
 use std::fmt;
@@ -39,13 +40,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use storage_core::Result;
+use storage_core::{Result, Store as WholeStore};
 
 use crate::failure::{CaseResult, Failure};
 use crate::harness::{Store, within};
 pub(crate) use child::Writer;
 pub use child::child_entry;
 pub(crate) use workload::prune_to;
+use workload::within_bounds;
 pub use workload::{Lane, REACH, SERIES, Verified, survey, verify, verify_whole, write_forever};
 
 /// How long one verification may take.
@@ -66,6 +68,69 @@ pub trait DirFixture: Send + Sync + 'static {
     /// # Errors
     /// Those of the backend.
     async fn open_in(&self, dir: &Path) -> Result<Store>;
+
+    /// Opens the store in `dir` as [`open_in`](Self::open_in) does, with everything that it holds
+    /// beside metrics.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    async fn open_store_in(&self, dir: &Path) -> Result<WholeStore> {
+        Ok(WholeStore::of_metrics(self.open_in(dir).await?))
+    }
+}
+
+/// The part of a store that writers write to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The metrics.
+    Metrics,
+    /// The record history.
+    History,
+}
+
+impl Part {
+    /// Writes batch `start` of a lane and all that follow, until `on_ack` says no or an error comes.
+    pub(crate) async fn write_forever(
+        self,
+        store: &WholeStore,
+        lane: Lane,
+        start: u64,
+        on_ack: impl FnMut(u64) -> bool,
+    ) -> Result<(), Failure> {
+        match self {
+            Self::Metrics => write_forever(&**store.metrics(), lane, start, on_ack).await,
+            Self::History => history::write_forever(store, lane, start, on_ack).await,
+        }
+    }
+
+    /// Proves that lanes hold whole batches from `first` on and nothing else.
+    async fn verify_whole(
+        self,
+        store: &WholeStore,
+        first: u64,
+        lanes: &[Lane],
+    ) -> Result<Vec<Verified>, Failure> {
+        match self {
+            Self::Metrics => verify_whole(&**store.metrics(), first, lanes).await,
+            Self::History => history::verify_whole(store, first, lanes).await,
+        }
+    }
+
+    /// Removes the batches before `first`, and returns how many samples or values those were.
+    async fn prune_to(self, store: &WholeStore, first: u64) -> Result<u64> {
+        match self {
+            Self::Metrics => prune_to(&**store.metrics(), first).await,
+            Self::History => history::clean_up_to(store, first).await,
+        }
+    }
+
+    /// Samples or values of each batch that stay once it cannot be replaced any more.
+    fn per_batch(self) -> u64 {
+        match self {
+            Self::Metrics => SERIES,
+            Self::History => history::RECORDS,
+        }
+    }
 }
 
 /// How often to kill, and how many writers at once.
@@ -113,10 +178,22 @@ impl fmt::Display for KillReport {
 /// # Errors
 /// What was lost, torn or damaged, with the round and the seed; what went wrong otherwise.
 pub fn kill_loop(fixture: Arc<dyn DirFixture>, plan: KillPlan) -> Result<KillReport, Failure> {
+    kill_loop_on(fixture, Part::Metrics, plan)
+}
+
+/// As [`kill_loop`], with writers that write to one part of the store.
+///
+/// # Errors
+/// As [`kill_loop`].
+pub fn kill_loop_on(
+    fixture: Arc<dyn DirFixture>,
+    part: Part,
+    plan: KillPlan,
+) -> Result<KillReport, Failure> {
     let dir = tempfile::tempdir()?;
     let started = Instant::now();
     let mut random = fastrand::Rng::with_seed(plan.seed);
-    let mut story = Story::new(&fixture, dir.path(), plan.writers);
+    let mut story = Story::new(&fixture, dir.path(), plan.writers).of(part);
     let mut report = KillReport {
         kills: 0,
         early: 0,
@@ -173,6 +250,7 @@ fn kill_round(
 pub(crate) struct Story<'a> {
     fixture: &'a Arc<dyn DirFixture>,
     dir: &'a Path,
+    part: Part,
     /// The first batch that was not pruned.
     pub(crate) first: u64,
     /// The last batch of each lane.
@@ -182,7 +260,12 @@ pub(crate) struct Story<'a> {
 
 impl<'a> Story<'a> {
     pub(crate) fn new(fixture: &'a Arc<dyn DirFixture>, dir: &'a Path, writers: usize) -> Self {
-        Self { fixture, dir, first: 1, last: vec![0; writers], prunes: true }
+        let part = Part::Metrics;
+        Self { fixture, dir, part, first: 1, last: vec![0; writers], prunes: true }
+    }
+
+    fn of(self, part: Part) -> Self {
+        Self { part, ..self }
     }
 
     /// Keeps every batch.
@@ -192,7 +275,7 @@ impl<'a> Story<'a> {
 
     pub(crate) fn start_writers(&self) -> Result<Vec<Writer>, Failure> {
         let start = |(lane, last): (usize, &u64)| {
-            Writer::start(&**self.fixture, self.dir, Lane(lane), last + 1)
+            Writer::start(&**self.fixture, self.dir, self.part, Lane(lane), last + 1)
         };
         self.last.iter().enumerate().map(start).collect()
     }
@@ -202,17 +285,23 @@ impl<'a> Story<'a> {
         &mut self,
         bounds: Vec<(Lane, std::ops::RangeInclusive<u64>)>,
     ) -> Result<Vec<Verified>, Failure> {
-        let first = self.first;
-        let found = self.with_store(async move |store| verify(&*store, first, &bounds).await)?;
+        let (first, part) = (self.first, self.part);
+        let found = self.with_store(async move |store| {
+            let lanes: Vec<_> = bounds.iter().map(|(lane, _)| *lane).collect();
+            let found = part.verify_whole(&store, first, &lanes).await?;
+            within_bounds(&found, &bounds)?;
+            Ok(found)
+        })?;
         self.go_on_after(&found)?;
         Ok(found)
     }
 
     /// As [`verify`](Self::verify), where batches may have been lost.
     pub(crate) fn verify_whole(&mut self) -> Result<Vec<Verified>, Failure> {
-        let (first, lanes) = (self.first, (0..self.last.len()).map(Lane).collect::<Vec<_>>());
+        let (first, part) = (self.first, self.part);
+        let lanes: Vec<_> = (0..self.last.len()).map(Lane).collect();
         let found =
-            self.with_store(async move |store| verify_whole(&*store, first, &lanes).await)?;
+            self.with_store(async move |store| part.verify_whole(&store, first, &lanes).await)?;
         self.go_on_after(&found)?;
         Ok(found)
     }
@@ -223,8 +312,10 @@ impl<'a> Story<'a> {
         if !self.prunes || first < self.first + KEPT / 2 {
             return Ok(());
         }
-        let removed = self.with_store(async move |store| Ok(prune_to(&*store, first).await?))?;
-        let expected = (first - self.first) * SERIES * self.last.len() as u64;
+        let part = self.part;
+        let removed =
+            self.with_store(async move |store| Ok(part.prune_to(&store, first).await?))?;
+        let expected = (first - self.first) * part.per_batch() * self.last.len() as u64;
         ensure_eq!(removed, expected, "samples pruned before batch {first}");
         self.first = first;
         Ok(())
@@ -232,15 +323,15 @@ impl<'a> Story<'a> {
 
     fn with_store<T: Send + 'static, F>(
         &self,
-        work: impl FnOnce(Store) -> F + Send + 'static,
+        work: impl FnOnce(WholeStore) -> F + Send + 'static,
     ) -> Result<T, Failure>
     where
         F: Future<Output = Result<T, Failure>> + Send,
     {
         let (fixture, dir) = (Arc::clone(self.fixture), self.dir.to_owned());
         within(VERIFY_TIME_MAX, async move {
-            let store = fixture.open_in(&dir).await?;
-            let result = work(Arc::clone(&store)).await;
+            let store = fixture.open_store_in(&dir).await?;
+            let result = work(store.clone()).await;
             store.close().await?;
             result
         })

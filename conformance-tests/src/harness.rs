@@ -11,7 +11,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use libtest_mimic::{Arguments, Failed, Trial};
 use storage_core::{
-    Capabilities, Error, ErrorKind, MetricRecord, Result, StorageBackend, TimeRange,
+    Capabilities, Error, ErrorKind, MetricRecord, RecordHistory, Result, StorageBackend,
+    Store as WholeStore, TimeRange,
 };
 
 use crate::cases::{self, Case, Layout, Need};
@@ -41,6 +42,15 @@ pub trait Fixture: Send + Sync + 'static {
     /// Those of the backend.
     async fn open(&self, location: &str) -> Result<Store>;
 
+    /// Opens `location` as [`open`](Self::open) does, with everything that it holds beside metrics.
+    /// A fixture that leaves this as it is has metrics alone.
+    ///
+    /// # Errors
+    /// Those of the backend.
+    async fn open_store(&self, location: &str) -> Result<WholeStore> {
+        Ok(WholeStore::of_metrics(self.open(location).await?))
+    }
+
     /// Removes `location` with all its data. There may be none; open handles may remain.
     ///
     /// # Errors
@@ -66,6 +76,7 @@ pub struct Ctx {
     location: String,
     layout: Layout,
     store: Store,
+    whole: WholeStore,
     locations_used: AtomicUsize,
 }
 
@@ -78,13 +89,30 @@ impl std::fmt::Debug for Ctx {
 
 impl Ctx {
     async fn new(fixture: Arc<dyn Fixture>, location: String, layout: Layout) -> Result<Self> {
-        let store = fixture.open(&location).await?;
-        Ok(Self { fixture, location, layout, store, locations_used: AtomicUsize::new(0) })
+        let whole = fixture.open_store(&location).await?;
+        let store = Arc::clone(whole.metrics());
+        Ok(Self { fixture, location, layout, store, whole, locations_used: AtomicUsize::new(0) })
     }
 
     /// The handle that is open from the start.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    /// The record history of the handle that is open from the start.
+    ///
+    /// # Errors
+    /// `Unsupported` if the backend keeps none.
+    pub fn history(&self) -> Result<&Arc<dyn RecordHistory>> {
+        self.whole.history()
+    }
+
+    /// Opens another handle to the same location, with everything that it holds.
+    ///
+    /// # Errors
+    /// Those of the fixture.
+    pub async fn open_whole(&self) -> Result<WholeStore> {
+        self.fixture.open_store(&self.location).await
     }
 
     /// The fixture, for cases that need locations of their own.
@@ -262,26 +290,34 @@ impl Plan {
         }
         match probe(fixture) {
             Err(failure) => all(Verdict::Fail(format!("cannot be opened: {failure}"))),
-            Ok(capabilities) => Self {
+            Ok(Offer { capabilities, history }) => Self {
                 fixture_name: name.clone(),
                 capabilities: Some(capabilities),
                 verdicts: table
                     .iter()
                     // A twin is for backends that lack what it refuses; elsewhere it means nothing.
                     .filter(|case| !matches!(case.needs, Need::Lacks(c) if c.of(capabilities)))
-                    .map(|case| (*case, judge(fixture, case, capabilities)))
+                    .map(|case| (*case, judge(fixture, case, Offer { capabilities, history })))
                     .collect(),
             },
         }
     }
 }
 
-fn judge(fixture: &Arc<dyn Fixture>, case: &Case, capabilities: Capabilities) -> Verdict {
+/// What a fixture turned out to have.
+#[derive(Debug, Clone, Copy)]
+struct Offer {
+    capabilities: Capabilities,
+    history: bool,
+}
+
+fn judge(fixture: &Arc<dyn Fixture>, case: &Case, offer: Offer) -> Verdict {
     if let Some((_, reason)) = fixture.opt_outs().iter().find(|(name, _)| *name == case.name) {
         return Verdict::Skip((*reason).to_owned());
     }
     match case.needs {
-        Need::Has(capability) if !capability.of(capabilities) => {
+        Need::History if !offer.history => Verdict::Skip("keeps no record history".to_owned()),
+        Need::Has(capability) if !capability.of(offer.capabilities) => {
             Verdict::Skip(format!("no capability `{}`", capability.as_str()))
         }
         _ => Verdict::Run,
@@ -293,16 +329,17 @@ fn is_required(name: &str) -> bool {
     required.split(',').map(str::trim).any(|word| word == name || word == "1" || word == "all")
 }
 
-fn probe(fixture: &Arc<dyn Fixture>) -> std::result::Result<Capabilities, Failure> {
+fn probe(fixture: &Arc<dyn Fixture>) -> std::result::Result<Offer, Failure> {
     let fixture = Arc::clone(fixture);
     within(CASE_TIME_MAX, async move {
         let location = fresh_location();
-        let store = fixture.open(&location).await?;
-        let capabilities = store.capabilities();
+        let store = fixture.open_store(&location).await?;
+        let capabilities = store.metrics().capabilities();
+        let history = store.history().is_ok();
         store.close().await?;
         drop(store);
         fixture.destroy(&location).await?;
-        Ok(capabilities)
+        Ok(Offer { capabilities, history })
     })
 }
 

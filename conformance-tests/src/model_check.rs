@@ -4,8 +4,10 @@
 //! fails, and shown with its seed; `CONFORMANCE_SEED` replays that seed.
 
 mod compare;
+mod history;
 mod step;
 
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::time::{Duration, Instant};
 
@@ -43,8 +45,81 @@ pub async fn run(
     let mut generator = Generator::new(seed, methods == Methods::Required);
     let mut steps = generator.steps(operations);
     steps.extend(last_look(&generator, methods));
-    let Err(first) = attempt(fixture, &steps).await else { return Ok(()) };
-    let (shortest, failure) = shrink(fixture, steps, first).await;
+    run_steps::<Metrics>(fixture, steps, seed, operations).await
+}
+
+/// As [`run`], on the record history of a location.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_history(fixture: &dyn Fixture, seed: u64, operations: usize) -> CaseResult {
+    let steps = history::steps(seed, operations);
+    run_steps::<history::History>(fixture, steps, seed, operations).await
+}
+
+/// A step as shrinking sees it.
+trait Shrink: Clone + fmt::Display {
+    /// How many records it writes.
+    fn records(&self) -> usize;
+    /// The same without some of them.
+    fn without(&mut self, records: std::ops::Range<usize>);
+}
+
+/// A part of a store with a model beside it.
+trait Modelled {
+    type Step: Shrink;
+
+    /// Takes the steps on both and fails at the first that differs.
+    fn take_all(
+        fixture: &dyn Fixture,
+        location: &str,
+        steps: &[Self::Step],
+    ) -> impl Future<Output = CaseResult>;
+}
+
+struct Metrics;
+
+impl Modelled for Metrics {
+    type Step = Step;
+
+    async fn take_all(fixture: &dyn Fixture, location: &str, steps: &[Step]) -> CaseResult {
+        let mut pair = Pair::open(fixture, location).await?;
+        let mut result = Ok(());
+        for (number, step) in steps.iter().enumerate() {
+            result = pair.take(step).await.map_err(|failure| in_step(failure, number, step));
+            if result.is_err() {
+                break;
+            }
+        }
+        let closed = pair.close().await;
+        result?;
+        closed
+    }
+}
+
+impl Shrink for Step {
+    fn records(&self) -> usize {
+        match &self.action {
+            Action::Write(records) => records.len(),
+            _ => 0,
+        }
+    }
+
+    fn without(&mut self, some: std::ops::Range<usize>) {
+        if let Action::Write(records) = &mut self.action {
+            records.drain(some);
+        }
+    }
+}
+
+async fn run_steps<M: Modelled>(
+    fixture: &dyn Fixture,
+    steps: Vec<M::Step>,
+    seed: u64,
+    operations: usize,
+) -> CaseResult {
+    let Err(first) = attempt::<M>(fixture, &steps).await else { return Ok(()) };
+    let (shortest, failure) = shrink::<M>(fixture, steps, first).await;
     let list: Vec<_> =
         shortest.iter().enumerate().map(|(n, step)| format!("  {:>2}. {step}", n + 1)).collect();
     Err(Failure::new(format!(
@@ -88,9 +163,9 @@ fn last_look(generator: &Generator, methods: Methods) -> Vec<Step> {
 
 /// Takes the steps on a fresh location, which is destroyed afterwards, and fails at the first
 /// that differs.
-async fn attempt(fixture: &dyn Fixture, steps: &[Step]) -> CaseResult {
+async fn attempt<M: Modelled>(fixture: &dyn Fixture, steps: &[M::Step]) -> CaseResult {
     let location = fresh_location();
-    let taking = AssertUnwindSafe(take_all(fixture, &location, steps)).catch_unwind();
+    let taking = AssertUnwindSafe(M::take_all(fixture, &location, steps)).catch_unwind();
     let result = match taking.await {
         Ok(result) => result,
         Err(_) => Err(Failure::new("panicked")),
@@ -100,48 +175,32 @@ async fn attempt(fixture: &dyn Fixture, steps: &[Step]) -> CaseResult {
     Ok(destroyed?)
 }
 
-async fn take_all(fixture: &dyn Fixture, location: &str, steps: &[Step]) -> CaseResult {
-    let mut pair = Pair::open(fixture, location).await?;
-    let mut result = Ok(());
-    for (number, step) in steps.iter().enumerate() {
-        result = pair.take(step).await;
-        if let Err(failure) = result {
-            result = Err(failure.during(format!("step {} ({})", number + 1, in_brief(step))));
-            break;
-        }
-    }
-    let closed = pair.close().await;
-    result?;
-    closed
-}
-
-/// The first line of a step.
-fn in_brief(step: &Step) -> String {
-    step.to_string().lines().next().unwrap_or_default().to_owned()
+/// Says which step failed, by its first line.
+fn in_step(failure: Failure, number: usize, step: &impl fmt::Display) -> Failure {
+    let text = step.to_string();
+    let brief = text.lines().next().unwrap_or_default();
+    failure.during(format!("step {} ({brief})", number + 1))
 }
 
 /// Removes steps, then records, as long as what is left still fails.
-async fn shrink(
+async fn shrink<M: Modelled>(
     fixture: &dyn Fixture,
-    mut steps: Vec<Step>,
+    mut steps: Vec<M::Step>,
     mut failure: Failure,
-) -> (Vec<Step>, Failure) {
+) -> (Vec<M::Step>, Failure) {
     let deadline = Instant::now() + SHRINK_TIME_MAX;
     loop {
         let before = size_of(&steps);
-        remove_chunks(
-            fixture,
-            deadline,
-            &mut steps,
-            &mut failure,
-            |steps| steps.len(),
-            without_steps,
-        )
-        .await;
+        let (len, without) = (|steps: &[M::Step]| steps.len(), without_steps);
+        remove_chunks::<M>(fixture, deadline, &mut steps, &mut failure, len, without).await;
         for number in 0..steps.len() {
-            let len = |steps: &[Step]| records_of(steps, number);
-            let without = |steps: &[Step], start, end| without_records(steps, number, start, end);
-            remove_chunks(fixture, deadline, &mut steps, &mut failure, len, without).await;
+            let len = |steps: &[M::Step]| steps[number].records();
+            let without = |steps: &[M::Step], start, end| {
+                let mut fewer = steps.to_vec();
+                fewer[number].without(start..end);
+                fewer
+            };
+            remove_chunks::<M>(fixture, deadline, &mut steps, &mut failure, len, without).await;
         }
         if size_of(&steps) == before || Instant::now() > deadline {
             return (steps, failure);
@@ -150,20 +209,20 @@ async fn shrink(
 }
 
 /// Removes ever smaller chunks of something as long as the rest still fails.
-async fn remove_chunks(
+async fn remove_chunks<M: Modelled>(
     fixture: &dyn Fixture,
     deadline: Instant,
-    steps: &mut Vec<Step>,
+    steps: &mut Vec<M::Step>,
     failure: &mut Failure,
-    len: impl Fn(&[Step]) -> usize,
-    without: impl Fn(&[Step], usize, usize) -> Vec<Step>,
+    len: impl Fn(&[M::Step]) -> usize,
+    without: impl Fn(&[M::Step], usize, usize) -> Vec<M::Step>,
 ) {
     let mut chunk = len(steps);
     while chunk > 0 {
         let mut start = 0;
         while start < len(steps) && Instant::now() < deadline {
             let fewer = without(steps, start, (start + chunk).min(len(steps)));
-            match attempt(fixture, &fewer).await {
+            match attempt::<M>(fixture, &fewer).await {
                 Err(still) => (*steps, *failure) = (fewer, still),
                 Ok(()) => start += chunk,
             }
@@ -172,27 +231,12 @@ async fn remove_chunks(
     }
 }
 
-fn size_of(steps: &[Step]) -> usize {
-    steps.len() + (0..steps.len()).map(|number| records_of(steps, number)).sum::<usize>()
+fn size_of<S: Shrink>(steps: &[S]) -> usize {
+    steps.len() + steps.iter().map(Shrink::records).sum::<usize>()
 }
 
-fn records_of(steps: &[Step], number: usize) -> usize {
-    match &steps[number].action {
-        Action::Write(records) => records.len(),
-        _ => 0,
-    }
-}
-
-fn without_steps(steps: &[Step], start: usize, end: usize) -> Vec<Step> {
+fn without_steps<S: Shrink>(steps: &[S], start: usize, end: usize) -> Vec<S> {
     [&steps[..start], &steps[end..]].concat()
-}
-
-fn without_records(steps: &[Step], number: usize, start: usize, end: usize) -> Vec<Step> {
-    let mut fewer = steps.to_vec();
-    if let Action::Write(records) = &mut fewer[number].action {
-        records.drain(start..end);
-    }
-    fewer
 }
 
 #[cfg(test)]

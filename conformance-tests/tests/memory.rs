@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
-use storage_core::{InMemory, Result, StorageBackend};
+use storage_core::{InMemory, Result, StorageBackend, Store};
 
 struct Memory;
 
@@ -16,6 +16,10 @@ impl Fixture for Memory {
 
     async fn open(&self, location: &str) -> Result<Arc<dyn StorageBackend>> {
         Ok(Arc::new(InMemory::open(location)))
+    }
+
+    async fn open_store(&self, location: &str) -> Result<Store> {
+        Ok(InMemory::open(location).into())
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {

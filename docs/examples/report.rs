@@ -21,6 +21,10 @@ impl Fixture for Memory {
         Ok(Arc::new(InMemory::open(location)))
     }
 
+    async fn open_store(&self, location: &str) -> Result<storage::Store> {
+        Ok(InMemory::open(location).into())
+    }
+
     async fn destroy(&self, location: &str) -> Result<()> {
         InMemory::forget(location);
         Ok(())
@@ -36,8 +40,12 @@ impl Fixture for Sqlite {
     }
 
     async fn open(&self, location: &str) -> Result<Store> {
+        Ok(Arc::clone(self.open_store(location).await?.metrics()))
+    }
+
+    async fn open_store(&self, location: &str) -> Result<storage::Store> {
         let options = SqliteOptions::new(self.0.path().join(location));
-        Ok(Arc::new(SqliteBackend::open(options).await?))
+        Ok(SqliteBackend::open(options).await?.into())
     }
 
     async fn destroy(&self, _location: &str) -> Result<()> {

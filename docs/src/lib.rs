@@ -12,6 +12,7 @@ pages! {
     readme: "../../README.md",
     tutorial: "../guide/tutorial.md",
     contract: "../guide/contract.md",
+    history: "../guide/history.md",
     data_model: "../guide/data-model.md",
     errors: "../guide/errors.md",
     layers: "../guide/layers.md",

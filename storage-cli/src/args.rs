@@ -117,6 +117,9 @@ pub(crate) enum Command {
     Archive(Archive),
     /// Remove all samples before a time.
     Prune(Prune),
+    /// Store and ask for values of records: JSON by name and time.
+    #[command(subcommand)]
+    History(History),
     /// Print size and extent of the store.
     #[command(after_help = "Example:\n  storage stats --format json")]
     Stats,
@@ -434,6 +437,83 @@ pub(crate) struct Prune {
     /// Do not ask.
     #[arg(long, short)]
     pub(crate) yes: bool,
+}
+
+/// What to do with record history.
+#[derive(Debug, Subcommand)]
+pub(crate) enum History {
+    /// Store values.
+    Store(HistoryStore),
+    /// Print values: by record, oldest first.
+    Query(HistoryQueryArgs),
+    /// Print the newest values of each record, oldest first.
+    Latest(HistoryLatest),
+    /// List records with their number of values and extent in time.
+    #[command(
+        after_help = "Examples:\n  storage history list\n  storage history list 'accuracy::*'"
+    )]
+    List {
+        /// Record by name or pattern.
+        #[arg(default_value = "*")]
+        pattern: String,
+    },
+    /// Remove all values before a time.
+    #[command(after_help = "\
+Examples:
+  storage history cleanup --before now-7d --dry-run
+  storage history cleanup --before 2026-01-01 --yes")]
+    Cleanup(Prune),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  storage history store accuracy::vienna '{\"mae\": 0.7}'
+  storage history store accuracy::vienna 0.7 --at 2026-01-31T08:00:00Z
+  storage history query --format json '*' | jq -c '.[]' | storage history store - --url sqlite://b.db
+
+With - values are read from standard input: JSON lines, objects with record_name, stored_at and value.
+They are stored in one piece: a bad line is named, and nothing is stored.")]
+pub(crate) struct HistoryStore {
+    /// Record by its exact name, or - for standard input.
+    pub(crate) record: String,
+    /// The value as JSON.
+    #[arg(allow_hyphen_values = true)]
+    pub(crate) value: Option<String>,
+    /// When [default: now].
+    #[arg(long, value_name = "TIME", value_parser = parse_when, allow_hyphen_values = true)]
+    pub(crate) at: Option<DateTime<Utc>>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  storage history query accuracy::vienna --start now-1d
+  storage history query 'accuracy::*' -n 10 --format json
+
+In a pattern * is any run of characters, everything else stands for itself, case included.")]
+pub(crate) struct HistoryQueryArgs {
+    /// Record by name or pattern.
+    pub(crate) pattern: String,
+    #[command(flatten)]
+    pub(crate) span: Span,
+    /// Print the newest N values of each record only.
+    #[arg(long, short = 'n', value_name = "N")]
+    pub(crate) limit: Option<usize>,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  storage history latest
+  storage history latest 'accuracy::*' -n 10")]
+pub(crate) struct HistoryLatest {
+    /// Record by name or pattern.
+    #[arg(default_value = "*")]
+    pub(crate) pattern: String,
+    /// Values of each record.
+    #[arg(short, long, default_value_t = 1, value_name = "N")]
+    pub(crate) number: usize,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -1,20 +1,18 @@
 //! The store that `--url` names, and how its URL may be shown.
 
-use std::sync::Arc;
-
 use anyhow::{Result, bail};
-use storage::{ErrorKind, StorageBackend};
+use storage::{ErrorKind, Store};
 
 /// What a URL that holds other URLs starts with.
 const TIERED: &str = "tiered://?";
 
 /// Opens the store at `url`, and creates it if it does not exist and `create` is set.
-pub(crate) async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+pub(crate) async fn open(url: &str, create: bool) -> Result<Store> {
     if create {
-        return Ok(storage::connect(url).await?);
+        return Ok(storage::open(url).await?);
     }
     // Who only asks would get an empty answer for a typo in a path.
-    match storage::connect_existing(url).await {
+    match storage::open_existing(url).await {
         Err(error) if error.kind() == ErrorKind::NotFound => bail!(
             "there is no store at {}; name another one with --url, \
              or create it with `storage collect` or `storage import`",

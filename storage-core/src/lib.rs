@@ -1,8 +1,11 @@
-//! One storage contract for metrics, and what works over any backend.
+//! One storage contract for metrics and record history, and what works over any backend.
 //!
 //! | module | what lives there |
 //! |---|---|
 //! | [`metrics`] | the model ([`MetricRecord`], [`TimeRange`], [`MetricAggregation`] ...) and the contract, [`StorageBackend`] |
+//! | [`history`] | JSON values by record name and time, and their contract, [`RecordHistory`] |
+//! | [`store`] | [`Store`]: one location with all that it holds |
+//! | [`limits`] | limits of names and JSON |
 //! | [`error`] | [`Error`] with kind, outcome and retry advice |
 //! | [`capabilities`] | what may differ between backends, as data |
 //! | [`memory`] | [`InMemory`], the reference backend |
@@ -10,7 +13,7 @@
 //! | [`compose`] | backends made of several: tiered |
 //! | [`pipeline`] | what moves records between stores: copy, compare, archive |
 //!
-//! The contract is stated in one place, the documentation of [`StorageBackend`]; the crate
+//! Each contract is stated in one place, the documentation of its trait; the crate
 //! `conformance-tests` holds a case for every sentence of it. This crate knows no driver, no SQL
 //! and no file format.
 //!
@@ -32,16 +35,24 @@
 pub mod capabilities;
 pub mod compose;
 pub mod error;
+pub mod history;
 pub mod layers;
+pub mod limits;
 pub mod memory;
 pub mod metrics;
 pub mod pipeline;
+pub mod store;
 
 pub use capabilities::Capabilities;
 pub use error::{Error, ErrorKind, Outcome, Result};
-pub use memory::InMemory;
+pub use history::{
+    HistoryQuery, PersistExt, PersistStreamExt, RecordHistory, RecordHistoryExt, RecordInfo,
+    StoredValue,
+};
+pub use memory::{InMemory, InMemoryHistory};
 pub use metrics::{
     CheckReport, Health, HealthStatus, Matcher, MetricAggregation, MetricRecord, Sample,
     ScanStream, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
     StorageBackendExt, StorageStats, TimeRange, Window,
 };
+pub use store::Store;

@@ -14,12 +14,12 @@ use storage_core::metrics::time::{floor_ms, from_ms, width_ms};
 use storage_core::{
     Capabilities, Error, ErrorKind, Health, HealthStatus, MetricAggregation, MetricRecord, Result,
     ScanStream, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
-    StorageStats, TimeRange, Window,
+    StorageStats, Store as WholeStore, TimeRange, Window,
 };
-use tokio::sync::oneshot;
 
 use crate::config::PostgresOptions;
-use crate::maintenance::{self, Prune};
+use crate::history::PostgresHistory;
+use crate::maintenance::{self, Prune, upkeep};
 use crate::store::Store;
 use crate::timescale::Tier;
 use crate::windows::Windows;
@@ -86,17 +86,9 @@ impl PostgresBackend {
         self.store.opened.server_version
     }
 
-    /// Runs upkeep in a task of its own, so that dropping the caller never stops a step half way.
-    /// The task is given what closes when its caller is gone.
-    async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce(Arc<Store>, oneshot::Sender<()>) -> W,
-    ) -> Result<T> {
-        let (caller, _alive) = oneshot::channel();
-        let done = self.store.runtime.spawn(work(Arc::clone(&self.store), caller)).await;
-        let panicked = |error| Error::new(ErrorKind::Internal, "a task failed").with_source(error);
-        done.map_err(panicked).flatten().map_err(|error| named(error, operation))
+    /// The record history in the same schema; it shares this handle's connections and closes with it.
+    pub fn history(&self) -> PostgresHistory {
+        PostgresHistory::new(Arc::clone(&self.store), self.committer.clone())
     }
 
     /// Streams the samples of series, step by step, each a snapshot of its own.
@@ -171,7 +163,7 @@ impl StorageBackend for PostgresBackend {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.upkeep("prune_before", move |store, caller| async move {
+        upkeep(&self.store, "prune_before", move |store, caller| async move {
             Prune::run(&store, floor_ms(cutoff), caller).await
         })
         .await
@@ -244,10 +236,9 @@ impl StorageBackend for PostgresBackend {
     }
 
     async fn compact(&self) -> Result<()> {
-        self.upkeep(
-            "compact",
-            |store, caller| async move { maintenance::compact(&store, caller).await },
-        )
+        upkeep(&self.store, "compact", |store, caller| async move {
+            maintenance::compact(&store, caller).await
+        })
         .await
     }
 
@@ -296,6 +287,13 @@ fn of_series((series, windows): (SeriesKey, Windows)) -> SeriesWindows {
     SeriesWindows { series, windows: windows.into_iter().map(window).collect() }
 }
 
-fn named(error: Error, operation: &'static str) -> Error {
+impl From<PostgresBackend> for WholeStore {
+    fn from(backend: PostgresBackend) -> Self {
+        let history = Arc::new(backend.history());
+        Self::of_metrics(Arc::new(backend)).with_history(history)
+    }
+}
+
+pub(crate) fn named(error: Error, operation: &'static str) -> Error {
     error.with_backend("postgres").with_operation(operation)
 }

@@ -38,6 +38,11 @@ const FINDERS: &[&str] = &[
     "SELECT format('series %s, %s: a value that no sample can have', series_id, ts)
      FROM samples WHERE value IN ('NaN', 'Infinity', '-Infinity')
      OR ts <> date_trunc('milliseconds', ts) LIMIT $1",
+    "SELECT format('record %s: %s values without a name', h.record_id, count(*))
+     FROM record_history h WHERE NOT EXISTS (SELECT FROM record_names n WHERE n.id = h.record_id)
+     GROUP BY h.record_id LIMIT $1",
+    "SELECT format('record %s, %s: a time that no value can have', record_id, stored_at)
+     FROM record_history WHERE stored_at <> date_trunc('milliseconds', stored_at) LIMIT $1",
     "SELECT format('the partition %s is not one of the samples', p.name) FROM partitions p
      WHERE NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
                        WHERE i.inhparent = 'samples'::regclass AND c.relname = p.name) LIMIT $1",
@@ -55,7 +60,9 @@ pub(crate) async fn check(store: &Store) -> Result<CheckReport> {
         pieces: number(&connection, PIECES, &[]).await?,
         problems: Vec::new(),
     };
-    for finder in FINDERS {
+    let finders =
+        FINDERS.iter().filter(|sql| store.opened.has_history || !sql.contains("record_history"));
+    for finder in finders {
         let rows = connection.query(*finder, &[&LISTED_MAX]).await.map_err(from_pg)?;
         for row in rows {
             report.problems.push(row.try_get(0).map_err(from_pg)?);

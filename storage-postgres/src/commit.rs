@@ -21,6 +21,7 @@ use crate::copy::{Entry, encode, pieces};
 use crate::error::{
     NO_PARTITION, UNIQUE_VIOLATION, from_pg, is_disconnect, is_victim, of_commit, sqlstate,
 };
+use crate::history::write::{self as history, ValueRow};
 use crate::partitions::{self, DAY_MS, Partitions};
 use crate::store::Store;
 
@@ -132,6 +133,8 @@ struct Link {
     copy: Statement,
     count: Statement,
     pending: Option<Pending>,
+    /// The COPY of values, once there were some.
+    values: Option<Statement>,
     /// Nothing was committed on it yet: if it fails, another one would, too.
     is_new: bool,
 }
@@ -186,6 +189,36 @@ impl Committing {
     pub(crate) fn close(&mut self) {
         self.closed = true;
         self.link = None;
+    }
+
+    /// Stores values of records, all or nothing.
+    pub(crate) async fn commit_values(&mut self, store: &Store, rows: &[ValueRow]) -> Result<()> {
+        // Held across the transaction on purpose: see the field.
+        let _order = store.order.lock().await;
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let Err(error) = self.attempt_values(store, rows).await else { return Ok(()) };
+            let go_on = self.settle(store, &error).await;
+            if !go_on || attempts == ATTEMPTS_MAX {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn attempt_values(&mut self, store: &Store, rows: &[ValueRow]) -> Result<()> {
+        if self.link.is_none() {
+            self.link = Some(store.server.in_time(link(store)).await?);
+        }
+        let Some(Link { connection, values, is_new, .. }) = &mut self.link else { return Ok(()) };
+        if values.is_none() {
+            *values = Some(store.server.in_time(history::prepare(connection)).await?);
+        }
+        if let Some(copy) = values {
+            history::insert(store, connection, copy, rows).await?;
+        }
+        *is_new = false;
+        Ok(())
     }
 
     /// Stores a batch, all or nothing.
@@ -370,7 +403,7 @@ impl Committing {
             let sink = async { connection.copy_in(copy).await.map_err(from_pg) };
             (server.in_time(sink).await?, found)
         };
-        server.in_time(send(sink, &batch.entries)).await?;
+        server.in_time(send(sink, encode(&batch.entries))).await?;
         let days = Days::of(&batch.entries);
         let counts: [&(dyn ToSql + Sync); 4] =
             [&self.slot, &days.samples, &days.oldest, &days.newest];
@@ -392,7 +425,7 @@ impl Committing {
         let found = server.in_time(self.name_series(connection, batch)).await?;
         let send = async {
             let sink = connection.copy_in(&pending.copy).await.map_err(from_pg)?;
-            send(sink, &batch.entries).await
+            send(sink, encode(&batch.entries)).await
         };
         server.in_time(send).await?;
         let count = async {
@@ -448,7 +481,7 @@ async fn link(store: &Store) -> Result<Link> {
     let connection = store.server.connect().await?;
     let copy = connection.prepare(COPY).await.map_err(from_pg)?;
     let count = connection.prepare(COUNT_DAYS).await.map_err(from_pg)?;
-    Ok(Link { connection, copy, count, pending: None, is_new: true })
+    Ok(Link { connection, copy, count, pending: None, values: None, is_new: true })
 }
 
 async fn prepare_pending(connection: &Connection) -> Result<Pending> {
@@ -484,9 +517,9 @@ async fn add_series(connection: &Connection, names: &[SeriesKey]) -> Result<Foun
 }
 
 /// Sends rows and waits until the server has them.
-async fn send(sink: CopyInSink<Bytes>, entries: &[Entry]) -> Result<()> {
+pub(crate) async fn send(sink: CopyInSink<Bytes>, rows: Bytes) -> Result<()> {
     let mut sink = std::pin::pin!(sink);
-    for piece in pieces(encode(entries)) {
+    for piece in pieces(rows) {
         sink.send(piece).await.map_err(from_pg)?;
     }
     sink.finish().await.map(drop).map_err(from_pg)

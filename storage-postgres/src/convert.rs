@@ -44,11 +44,7 @@ pub(crate) fn to_raw(record: &MetricRecord) -> Result<RawSample> {
 pub(crate) fn to_sample(row: &Row, first: usize) -> Result<Sample> {
     let PgTime(ms) = row.try_get(first).map_err(from_pg)?;
     let metadata: Option<Json<'_>> = row.try_get(first + 2).map_err(from_pg)?;
-    let metadata = metadata.map(|Json(text)| {
-        serde_json::from_slice(text).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "stored metadata is no JSON").with_source(error)
-        })
-    });
+    let metadata = metadata.map(Json::parse);
     Ok(Sample {
         timestamp: from_ms(ms),
         value: row.try_get(first + 1).map_err(from_pg)?,
@@ -98,6 +94,19 @@ impl ToSql for PgTime {
 #[derive(Debug)]
 struct Json<'a>(&'a [u8]);
 
+impl Json<'_> {
+    fn parse(self) -> Result<Value> {
+        serde_json::from_slice(self.0).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "what is stored is no JSON").with_source(error)
+        })
+    }
+}
+
+/// Returns the JSON in a column of a row.
+pub(crate) fn to_value(row: &Row, index: usize) -> Result<Value> {
+    row.try_get::<_, Json<'_>>(index).map_err(from_pg)?.parse()
+}
+
 impl<'a> FromSql<'a> for Json<'a> {
     fn from_sql(_type: &Type, raw: &'a [u8]) -> Result<Self, BoxError> {
         match raw.split_first() {
@@ -120,11 +129,11 @@ pub(crate) fn put_json(out: &mut BytesMut, text: &[u8]) {
 }
 
 /// Returns JSON that comes back equal out of a `jsonb`.
-fn to_json(metadata: &Value) -> Result<Box<[u8]>> {
+pub(crate) fn to_json(value: &Value) -> Result<Box<[u8]>> {
     let mut text = Vec::new();
     let mut serializer = Serializer::with_formatter(&mut text, Decimals);
-    metadata.serialize(&mut serializer).map_err(|error| {
-        Error::invalid("the metadata cannot be written as JSON").with_source(error)
+    value.serialize(&mut serializer).map_err(|error| {
+        Error::invalid("the value cannot be written as JSON").with_source(error)
     })?;
     Ok(text.into_boxed_slice())
 }

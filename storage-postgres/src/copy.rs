@@ -1,4 +1,4 @@
-//! The binary format of COPY: rows of `samples` as bytes.
+//! The binary format of COPY: rows of `samples` and `record_history` as bytes.
 //!
 //! An encoder of our own, because the driver's looks every column up by its type and copies each
 //! row twice.
@@ -43,6 +43,31 @@ pub(crate) fn encode(entries: &[Entry]) -> Bytes {
             Some(text) => put_json(&mut out, text),
             None => out.put_i32(-1),
         }
+    }
+    out.put_i16(-1);
+    out.freeze()
+}
+
+/// One value on its way into the table of record history.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ValueEntry {
+    pub(crate) record_id: i64,
+    pub(crate) ms: i64,
+    pub(crate) json: Bytes,
+}
+
+/// Returns the bytes that store values: record, time and JSON of each.
+pub(crate) fn encode_values(entries: &[ValueEntry]) -> Bytes {
+    let bytes: usize = entries.iter().map(|entry| ROW_BYTES + entry.json.len() + 1).sum();
+    let mut out = BytesMut::with_capacity(HEADER.len() + bytes + 2);
+    out.put_slice(HEADER);
+    for entry in entries {
+        out.put_i16(3);
+        out.put_i32(8);
+        out.put_i64(entry.record_id);
+        out.put_i32(8);
+        out.put_i64(PgTime(entry.ms).to_micros());
+        put_json(&mut out, &entry.json);
     }
     out.put_i16(-1);
     out.freeze()

@@ -1,11 +1,11 @@
-//! A filter of series as a condition of SQL.
+//! A filter of series, or a matcher of names, as a condition of SQL.
 
 use storage_core::SeriesFilter;
 use storage_core::metrics::Matcher;
 
 use crate::store::Parameter;
 
-/// A condition on `series s`, and the values of its parameters.
+/// A condition, and the values of its parameters.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Condition {
     pub(crate) sql: String,
@@ -32,12 +32,19 @@ impl Value {
 const FEW_SERVERS_MAX: usize = 16;
 
 impl Condition {
-    /// Turns a filter into a condition whose parameters are numbered from `first`.
+    /// Turns a filter into a condition on `series s` whose parameters are numbered from `first`.
     pub(crate) fn of(filter: &SeriesFilter, first: usize) -> Self {
         let mut condition = Self { sql: String::from("true"), values: Vec::new(), narrow: false };
         condition.and("s.server_id", &filter.server_id, first);
         condition.and("s.metric_type", &filter.metric_type, first);
         condition.narrow = names_of(&filter.server_id).is_some_and(|n| n <= FEW_SERVERS_MAX);
+        condition
+    }
+
+    /// Turns a matcher of names into a condition on `column`.
+    pub(crate) fn on(column: &str, matcher: &Matcher, first: usize) -> Self {
+        let mut condition = Self { sql: String::from("true"), values: Vec::new(), narrow: false };
+        condition.and(column, matcher, first);
         condition
     }
 

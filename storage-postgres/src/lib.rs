@@ -14,7 +14,8 @@
 //! stores them by one binary COPY (`copy` encodes it) in one transaction; where samples are
 //! replaced it goes by way of a temporary table. `partitions` makes partitions ahead and on
 //! demand. `read` and `windows` answer each question with one statement. `maintenance` drops
-//! partitions and keeps the counts exact. The tables are in `src/sql`.
+//! partitions and keeps the counts exact. `history` keeps record history beside all that. The tables
+//! are in `src/sql`.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. A sample takes about 95 bytes, index
@@ -30,6 +31,7 @@ mod copy;
 mod dictionary;
 mod error;
 mod filter;
+mod history;
 mod maintenance;
 mod partitions;
 mod read;
@@ -42,4 +44,5 @@ mod write;
 
 pub use backend::PostgresBackend;
 pub use config::{PostgresOptions, SslMode, SynchronousCommit, UseTimescale};
+pub use history::PostgresHistory;
 pub use timescale::Tier;

@@ -5,6 +5,7 @@
 //! by piece, then extents and marks of empty series looked up again. The row of `state` says when
 //! that is still due, so that it can be killed anywhere.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use storage_core::metrics::time::{END_MS, MIN_MS};
@@ -12,6 +13,7 @@ use storage_core::{Error, ErrorKind, Outcome, Result};
 use tokio::sync::oneshot;
 use tokio_postgres::types::ToSql;
 
+use crate::backend::named;
 use crate::connect::{Connection, is_unusable};
 use crate::convert::PgTime;
 use crate::error::{from_pg, is_victim, of_commit, sqlstate};
@@ -289,6 +291,19 @@ enum Step<'a> {
     Chunks(&'a Extension),
     /// Runs SQL that removes no sample.
     Run(&'static str),
+}
+
+/// Runs upkeep in a task of its own, so that dropping the caller never stops a step half way. The
+/// task is given what closes when its caller is gone.
+pub(crate) async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
+    store: &Arc<Store>,
+    operation: &'static str,
+    work: impl FnOnce(Arc<Store>, oneshot::Sender<()>) -> W,
+) -> Result<T> {
+    let (caller, _alive) = oneshot::channel();
+    let done = store.runtime.spawn(work(Arc::clone(store), caller)).await;
+    let panicked = |error| Error::new(ErrorKind::Internal, "a task failed").with_source(error);
+    done.map_err(panicked).flatten().map_err(|error| named(error, operation))
 }
 
 /// Ends what a killed prune left, adds up the slots of each day, and lets the server reuse the

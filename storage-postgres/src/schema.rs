@@ -12,11 +12,18 @@ use crate::error::{from_pg, sqlstate};
 use crate::timescale::{self, Extension};
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i32 = 1;
+pub(crate) const VERSION: i32 = 2;
+
+/// The version that brought record history.
+const HISTORY_VERSION: i32 = 2;
 
 const TABLES: &str = include_str!("sql/schema_v1.sql");
 const SAMPLES: &str = include_str!("sql/samples_plain.sql");
 const VIEWS: &str = include_str!("sql/views.sql");
+const HISTORY: &str = include_str!("sql/schema_v2.sql");
+
+/// What makes each version out of the one before, from the second on.
+const STEPS: [&str; 1] = [HISTORY];
 
 /// Advisory locks: one number says what for, the other which schema.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +70,9 @@ pub(crate) struct Opened {
     /// TimescaleDB, where it is there.
     pub(crate) extension: Option<Extension>,
     pub(crate) server_version: i32,
+    /// Whether there are tables of record history: a store of an older version that may not be
+    /// written has none.
+    pub(crate) has_history: bool,
 }
 
 /// Connects, looks at the schema, and creates or migrates it where that is due.
@@ -88,8 +98,20 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
         );
     }
     let extension = timescale::probe(connection).await?;
+    let mut found_version = VERSION;
     let hypertable = match inspect(connection, options).await? {
-        Found::Ours { hypertable } => hypertable,
+        Found::Ours { hypertable, version: VERSION } => hypertable,
+        Found::Ours { hypertable, version } => {
+            match migrate(connection, options).await {
+                // What it holds can be read all the same.
+                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                    tracing::warn!(target: "storage", %error, "an older store cannot be migrated");
+                    found_version = version;
+                }
+                migrated => migrated?,
+            }
+            hypertable
+        }
         Found::Nothing if !options.create => {
             return Err(Error::new(ErrorKind::NotFound, "there is no store in the schema"));
         }
@@ -99,12 +121,13 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
         return Err(config("the store needs TimescaleDB, which the database no longer has"));
     }
     let server_version = row.try_get(1).map_err(from_pg)?;
-    Ok(Opened { hypertable, extension, server_version })
+    let has_history = found_version >= HISTORY_VERSION;
+    Ok(Opened { hypertable, extension, server_version, has_history })
 }
 
 enum Found {
     Nothing,
-    Ours { hypertable: bool },
+    Ours { hypertable: bool, version: i32 },
 }
 
 async fn inspect(connection: &Connection, options: &PostgresOptions) -> Result<Found> {
@@ -132,10 +155,10 @@ async fn inspect(connection: &Connection, options: &PostgresOptions) -> Result<F
     };
     let row = row.ok_or_else(|| config("the schema holds tables of another program"))?;
     let version: i32 = row.try_get(0).map_err(from_pg)?;
-    if version != VERSION {
+    if !(1..=VERSION).contains(&version) {
         return Err(other_version(version));
     }
-    Ok(Found::Ours { hypertable: row.try_get(1).map_err(from_pg)? })
+    Ok(Found::Ours { hypertable: row.try_get(1).map_err(from_pg)?, version })
 }
 
 /// Creates the tables, unless somebody else has just done so.
@@ -144,12 +167,40 @@ async fn create(
     options: &PostgresOptions,
     extension: Option<&Extension>,
 ) -> Result<bool> {
-    let begin = format!("BEGIN; {}", Locks::of(&options.schema).tables());
-    connection.batch_execute(&begin).await.map_err(from_pg)?;
+    begin(connection, options).await?;
     let created = create_in_transaction(connection, options, extension).await;
-    let end = if created.is_ok() { "COMMIT" } else { "ROLLBACK" };
+    end(connection, created).await
+}
+
+/// Begins a transaction beside which nobody changes tables.
+async fn begin(connection: &Connection, options: &PostgresOptions) -> Result<()> {
+    let begin = format!("BEGIN; {}", Locks::of(&options.schema).tables());
+    connection.batch_execute(&begin).await.map_err(from_pg)
+}
+
+async fn end<T>(connection: &Connection, done: Result<T>) -> Result<T> {
+    let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = connection.batch_execute(end).await.map_err(from_pg);
-    created.and_then(|hypertable| ended.map(|()| hypertable))
+    done.and_then(|value| ended.map(|()| value))
+}
+
+/// Brings the tables up to this version, unless somebody else has just done so.
+async fn migrate(connection: &Connection, options: &PostgresOptions) -> Result<()> {
+    begin(connection, options).await?;
+    let migrated = migrate_in_transaction(connection, options).await;
+    end(connection, migrated).await
+}
+
+async fn migrate_in_transaction(connection: &Connection, options: &PostgresOptions) -> Result<()> {
+    let Found::Ours { version, .. } = inspect(connection, options).await? else {
+        return Err(Error::new(ErrorKind::NotFound, "the tables of the store are gone"));
+    };
+    let steps = STEPS.iter().skip(usize::try_from(version - 1).unwrap_or_default());
+    for step in steps {
+        connection.batch_execute(step).await.map_err(from_pg)?;
+    }
+    let set = format!("UPDATE state SET version = {VERSION}");
+    connection.batch_execute(&set).await.map_err(from_pg)
 }
 
 async fn create_in_transaction(
@@ -157,7 +208,7 @@ async fn create_in_transaction(
     options: &PostgresOptions,
     extension: Option<&Extension>,
 ) -> Result<bool> {
-    if let Found::Ours { hypertable } = inspect(connection, options).await? {
+    if let Found::Ours { hypertable, .. } = inspect(connection, options).await? {
         return Ok(hypertable);
     }
     let extension = extension.filter(|_| options.use_timescale == UseTimescale::Auto);
@@ -178,7 +229,7 @@ async fn create_in_transaction(
     let hypertable = extension.is_some();
     let state = format!("INSERT INTO state (version, hypertable) VALUES ({VERSION}, {hypertable})");
     connection
-        .batch_execute(&format!("{schema}{TABLES}{samples}{VIEWS}{state}"))
+        .batch_execute(&format!("{schema}{TABLES}{samples}{VIEWS}{HISTORY}{state}"))
         .await
         .map_err(from_pg)?;
     Ok(hypertable)

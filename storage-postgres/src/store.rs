@@ -1,10 +1,11 @@
 //! What all parts of one handle share: connections, the dictionary, its condition.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use deadpool_postgres::Pool;
 use futures_util::TryStreamExt;
+use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
 use tokio::runtime::Handle;
 use tokio::sync::Mutex as AsyncMutex;
@@ -27,6 +28,8 @@ pub(crate) struct Store {
     pub(crate) locks: Locks,
     pub(crate) pool: Pool,
     dictionary: RwLock<Dictionary>,
+    /// Ids of records by name, as far as they are known to be committed.
+    pub(crate) record_ids: RwLock<FxHashMap<Arc<str>, i64>>,
     pub(crate) densities: Densities,
     /// Held by a commit and by each step of a prune, so that what a caller gave up is either done
     /// before his next write or not at all.
@@ -48,6 +51,7 @@ impl Store {
             opened,
             pool,
             dictionary: RwLock::default(),
+            record_ids: RwLock::default(),
             densities: Densities::default(),
             order: AsyncMutex::default(),
             closed: AtomicBool::new(false),

@@ -15,6 +15,7 @@ use crate::commit::{Batch, Committing};
 use crate::convert::to_raw;
 use crate::copy::Entry;
 use crate::error::copy_of;
+use crate::history::write::ValueRow;
 use crate::store::Store;
 
 /// The most records that wait together for one commit.
@@ -28,6 +29,10 @@ const QUEUE_LENGTH: usize = 256;
 enum Job {
     Write {
         batch: Batch,
+        done: oneshot::Sender<Result<()>>,
+    },
+    Values {
+        rows: Vec<ValueRow>,
         done: oneshot::Sender<Result<()>>,
     },
     /// Answer everything before, then let go of the connection and refuse the rest.
@@ -54,6 +59,14 @@ impl Committer {
         if self.0.send(Job::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
+    }
+
+    /// Stores values of records.
+    pub(crate) async fn write_values(&self, rows: Vec<ValueRow>) -> Result<()> {
+        let (done, committed) = oneshot::channel();
+        let job = Job::Values { rows, done };
+        self.0.send(job).await.map_err(|_| closed(Outcome::NotApplied))?;
+        committed.await.map_err(|_| closed(Outcome::Unknown))?
     }
 
     /// Stores a batch that is valid.
@@ -112,39 +125,67 @@ async fn commit_all(store: Weak<Store>, mut committing: Committing, mut jobs: mp
             group.push(job);
         }
         let Some(store) = store.upgrade() else { return };
-        let (mut batches, mut callers, mut closers) = (Vec::new(), Vec::new(), Vec::new());
-        for job in group {
-            match job {
-                Job::Write { done, .. } if committing.is_closed() || !closers.is_empty() => {
-                    let _ = done.send(Err(closed(Outcome::NotApplied)));
-                }
-                Job::Write { batch, done } => {
-                    batches.push(batch);
-                    callers.push(done);
-                }
-                Job::Close(done) => closers.push(done),
-            }
-        }
-        if !batches.is_empty() {
-            let result = committing.commit(&store, Batch::join(batches)).await;
-            for done in callers {
-                // A caller that is gone does not want the answer.
-                let _ = done.send(result.as_ref().map_err(copy_of).copied());
-            }
+        let mut taken = Group::default();
+        group.into_iter().for_each(|job| taken.take(job, committing.is_closed()));
+        if !taken.batches.is_empty() {
+            let result = committing.commit(&store, Batch::join(taken.batches)).await;
+            answer(taken.callers, &result);
             committing.make_partitions_ahead(&store).await;
         }
-        if !closers.is_empty() {
+        if !taken.values.is_empty() {
+            let result = committing.commit_values(&store, &taken.values).await;
+            answer(taken.callers_of_values, &result);
+        }
+        if !taken.closers.is_empty() {
             committing.close();
-            for done in closers {
+            for done in taken.closers {
                 let _ = done.send(());
             }
         }
     }
 }
 
+/// What is done at one go: samples and values each in one transaction.
+#[derive(Default)]
+struct Group {
+    batches: Vec<Batch>,
+    callers: Vec<oneshot::Sender<Result<()>>>,
+    values: Vec<ValueRow>,
+    callers_of_values: Vec<oneshot::Sender<Result<()>>>,
+    closers: Vec<oneshot::Sender<()>>,
+}
+
+impl Group {
+    fn take(&mut self, job: Job, is_closed: bool) {
+        let refuses = is_closed || !self.closers.is_empty();
+        match job {
+            Job::Write { done, .. } | Job::Values { done, .. } if refuses => {
+                let _ = done.send(Err(closed(Outcome::NotApplied)));
+            }
+            Job::Write { batch, done } => {
+                self.batches.push(batch);
+                self.callers.push(done);
+            }
+            Job::Values { rows, done } => {
+                self.values.extend(rows);
+                self.callers_of_values.push(done);
+            }
+            Job::Close(done) => self.closers.push(done),
+        }
+    }
+}
+
+fn answer(callers: Vec<oneshot::Sender<Result<()>>>, result: &Result<()>) {
+    for done in callers {
+        // A caller that is gone does not want the answer.
+        let _ = done.send(result.as_ref().map_err(copy_of).copied());
+    }
+}
+
 fn records_of(group: &[Job]) -> usize {
     let records = |job: &Job| match job {
         Job::Write { batch, .. } => batch.entries.len(),
+        Job::Values { rows, .. } => rows.iter().map(ValueRow::weight).sum(),
         Job::Close(_) => 0,
     };
     group.iter().map(records).sum()

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use conformance_tests::crash::{DirFixture, KillPlan, child_entry, kill_loop};
+use conformance_tests::crash::{DirFixture, KillPlan, Part, child_entry, kill_loop_on};
 use conformance_tests::model_check::seed_from_env;
 use conformance_tests::{CaseResult, Store};
-use libtest_mimic::{Arguments, Failed};
+use libtest_mimic::{Arguments, Failed, Trial};
 use storage_core::Result;
 use storage_postgres::PostgresBackend;
 
@@ -35,27 +35,37 @@ impl DirFixture for Postgres {
     }
 
     async fn open_in(&self, dir: &Path) -> Result<Store> {
+        Ok(Arc::clone(self.open_store_in(dir).await?.metrics()))
+    }
+
+    async fn open_store_in(&self, dir: &Path) -> Result<storage_core::Store> {
         let url = support::url().unwrap_or_default();
-        Ok(Arc::new(PostgresBackend::open(support::options(&url, &schema_of(dir))).await?))
+        Ok(PostgresBackend::open(support::options(&url, &schema_of(dir))).await?.into())
     }
 }
 
 fn main() -> ExitCode {
     child_entry(&Postgres);
     let trials = vec![
-        shared_trial("kill_9_random_points", || kill("kill_9_random_points", 30, 1)),
+        trial("kill_9_random_points", Part::Metrics, 30, 1),
         // Each round kills both, one while the other still writes.
-        shared_trial("kill_9_two_writers", || kill("kill_9_two_writers", 8, 2)),
+        trial("kill_9_two_writers", Part::Metrics, 8, 2),
+        trial("kill_9_history", Part::History, 15, 1),
+        trial("kill_9_history_two_writers", Part::History, 6, 2),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn kill(name: &str, rounds: u32, writers: usize) -> Result<(), Failed> {
+fn trial(name: &'static str, part: Part, rounds: u32, writers: usize) -> Trial {
+    shared_trial(name, move || kill(name, part, rounds, writers))
+}
+
+fn kill(name: &str, part: Part, rounds: u32, writers: usize) -> Result<(), Failed> {
     let run = || -> CaseResult {
         let kills = std::env::var("STORAGE_KILLS").ok().and_then(|kills| kills.parse().ok());
         let seed = seed_from_env()?.unwrap_or(u64::from(rounds));
         let plan = KillPlan { kills: kills.unwrap_or(rounds), seed, writers };
-        let report = kill_loop(Arc::new(Postgres), plan)?;
+        let report = kill_loop_on(Arc::new(Postgres), part, plan)?;
         #[allow(clippy::print_stdout)] // what a run is worth
         {
             println!("{name}: {report}");

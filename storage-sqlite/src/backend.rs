@@ -16,18 +16,18 @@ use storage_core::metrics::time::{floor_ms, from_ms, width_ms};
 use storage_core::{
     Capabilities, Error, Health, HealthStatus, MetricAggregation, MetricRecord, Result, ScanStream,
     SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
-    StorageStats, TimeRange,
+    StorageStats, Store as WholeStore, TimeRange,
 };
 
-use tokio::sync::oneshot;
-
+use crate::commit::Committer;
 use crate::config::SqliteOptions;
 use crate::convert::{to_record, to_sample};
-use crate::maintenance::{self, panicked};
+use crate::history::SqliteHistory;
+use crate::maintenance::{self, panicked, upkeep};
 use crate::read::Payloads;
 use crate::slice::Slice;
 use crate::store::Store;
-use crate::write::Committer;
+use crate::write;
 
 /// Blocks that one step of a scan reads.
 const SCAN_BLOCKS: usize = 16;
@@ -83,16 +83,9 @@ impl SqliteBackend {
         Self::open(SqliteOptions::from_url(url)?).await
     }
 
-    /// Runs upkeep in a task of its own, so that dropping the caller never stops a step half way.
-    /// The task is given what closes when its caller is gone.
-    async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
-        &self,
-        operation: &'static str,
-        work: impl FnOnce(Arc<Store>, oneshot::Sender<()>) -> W,
-    ) -> Result<T> {
-        let (caller, _alive) = oneshot::channel();
-        let done = self.store.runtime.spawn(work(Arc::clone(&self.store), caller)).await;
-        done.map_err(panicked).flatten().map_err(|error| named(error, operation))
+    /// The record history in the same file; it shares this handle's connections and closes with it.
+    pub fn history(&self) -> SqliteHistory {
+        SqliteHistory::new(Arc::clone(&self.store), self.committer.clone())
     }
 
     /// Turns slices into answers, off the async threads if that takes long.
@@ -291,7 +284,7 @@ impl StorageBackend for SqliteBackend {
         let write = async {
             self.store.check_open()?;
             validate_batch(records)?;
-            self.committer.write(&self.store, records).await
+            write::write(&self.store, &self.committer, records).await
         };
         write.await.map_err(|error| named(error, "write_batch"))
     }
@@ -317,7 +310,7 @@ impl StorageBackend for SqliteBackend {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.upkeep("prune_before", move |store, caller| async move {
+        upkeep(&self.store, "prune_before", move |store, caller| async move {
             let removed = store.prune(floor_ms(cutoff), caller).await?;
             if removed > 0
                 && let Err(error) = store.give_space_back().await
@@ -376,7 +369,7 @@ impl StorageBackend for SqliteBackend {
     }
 
     async fn compact(&self) -> Result<()> {
-        self.upkeep("compact", |store, _caller| async move {
+        upkeep(&self.store, "compact", |store, _caller| async move {
             store.check_writable()?;
             store.seal().await?;
             store.give_space_back().await
@@ -414,7 +407,14 @@ impl Drop for SqliteBackend {
     }
 }
 
-fn named(error: Error, operation: &'static str) -> Error {
+impl From<SqliteBackend> for WholeStore {
+    fn from(backend: SqliteBackend) -> Self {
+        let history = Arc::new(backend.history());
+        Self::of_metrics(Arc::new(backend)).with_history(history)
+    }
+}
+
+pub(crate) fn named(error: Error, operation: &'static str) -> Error {
     error.with_backend("sqlite").with_operation(operation)
 }
 

@@ -38,7 +38,8 @@ async fn check_all(connection: &mut SqliteConnection, report: &mut CheckReport) 
     check_file(connection, report).await?;
     check_journal(connection, report).await?;
     check_blocks(connection, report).await?;
-    check_orphans(connection, report).await
+    check_orphans(connection, report).await?;
+    check_history(connection, report).await
 }
 
 async fn check_file(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
@@ -129,6 +130,29 @@ async fn check_orphans(connection: &mut SqliteConnection, report: &mut CheckRepo
     .await?;
     if orphans != 0 {
         note(report, format!("{orphans} payloads belong to no block"));
+    }
+    Ok(())
+}
+
+/// Values without a record or that are no JSON. A file of an older version has none.
+async fn check_history(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'record_history'";
+    if number(connection, tables).await? == 0 {
+        return Ok(());
+    }
+    let mut rows = sqlx::query(
+        "SELECT h.id, n.id IS NULL FROM record_history AS h
+         LEFT JOIN record_names AS n ON n.id = h.record_id
+         WHERE n.id IS NULL OR NOT json_valid(h.value_json)",
+    )
+    .fetch(connection);
+    while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
+        let id: i64 = row.try_get(0).map_err(from_sqlx)?;
+        let problem = match row.try_get(1).map_err(from_sqlx)? {
+            true => "its record is unknown",
+            false => "it is no JSON",
+        };
+        note(report, format!("value {id} of the history: {problem}"));
     }
     Ok(())
 }

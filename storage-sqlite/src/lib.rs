@@ -11,10 +11,12 @@
 //! of [`Synchronous`] has the alternative.
 //!
 //! # How it works
-//! `write` puts a commit into the journal as one row and keeps it decoded in the `head`. `seal`
+//! `commit` gathers what concurrent callers want stored. `write` puts their samples into the journal
+//! as one row and keeps them decoded in the `head`. `seal`
 //! turns the journal into compressed blocks per series in the background, `maintenance` stores
 //! them. `read` answers from blocks, their summaries and the head. The tables are in
-//! `src/sql/schema.sql`, the bytes inside them in `codec`.
+//! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history beside
+//! all that, as plain rows.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. The decoded unsealed samples take about 24
@@ -23,11 +25,13 @@
 mod backend;
 mod check;
 mod codec;
+mod commit;
 mod config;
 mod convert;
 mod dictionary;
 mod error;
 mod head;
+mod history;
 mod maintenance;
 mod read;
 mod schema;
@@ -39,3 +43,4 @@ mod write;
 
 pub use backend::SqliteBackend;
 pub use config::{SqliteOptions, Synchronous};
+pub use history::SqliteHistory;

@@ -14,6 +14,7 @@ use storage_core::{Error, ErrorKind, Outcome, Result, TimeRange};
 
 use tokio::sync::{Notify, oneshot};
 
+use crate::backend::named;
 use crate::codec::{RawSample, block};
 use crate::config::Synchronous;
 use crate::error::from_sqlx;
@@ -637,8 +638,20 @@ fn is_changed(error: &Error) -> bool {
 }
 
 /// After a part was removed, a prune that fails has had an effect.
-fn partly(error: Error, removed: u64) -> Error {
+pub(crate) fn partly(error: Error, removed: u64) -> Error {
     if removed == 0 { error } else { error.with_outcome(Outcome::Unknown) }
+}
+
+/// Runs upkeep in a task of its own, so that dropping the caller never stops a step half way. The
+/// task is given what closes when its caller is gone.
+pub(crate) async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Send + 'static>(
+    store: &Arc<Store>,
+    operation: &'static str,
+    work: impl FnOnce(Arc<Store>, oneshot::Sender<()>) -> W,
+) -> Result<T> {
+    let (caller, _alive) = oneshot::channel();
+    let done = store.runtime.spawn(work(Arc::clone(store), caller)).await;
+    done.map_err(panicked).flatten().map_err(|error| named(error, operation))
 }
 
 pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {

@@ -14,7 +14,10 @@ use crate::config::{SqliteOptions, Synchronous};
 use crate::error::from_sqlx;
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i64 = 1;
+pub(crate) const VERSION: i64 = 2;
+
+/// The version that brought record history.
+pub(crate) const HISTORY_VERSION: i64 = 2;
 
 /// "MStr", in the header of every file of ours.
 const APPLICATION_ID: i64 = 0x4d53_7472;
@@ -22,7 +25,8 @@ const APPLICATION_ID: i64 = 0x4d53_7472;
 /// What the write-ahead log may keep of its largest size: more than it has in the usual course.
 const WAL_BYTES_KEPT: &str = "67108864";
 
-const SCHEMA: &str = include_str!("sql/schema.sql");
+/// What makes each version out of the one before, the first out of nothing.
+const STEPS: [&str; 2] = [include_str!("sql/schema.sql"), include_str!("sql/schema_v2.sql")];
 
 /// Between attempts to open a file that another process is just creating or recovering.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -46,11 +50,12 @@ pub(crate) fn connect_options(options: &SqliteOptions) -> SqliteConnectOptions {
         })
 }
 
-/// Opens the first connection to the file; creates or migrates the tables where that is due.
+/// Opens the first connection to the file; creates or migrates the tables where that is due. Returns
+/// the version of the tables, too: a file that is open for reading alone keeps an older one.
 ///
 /// Switching to write-ahead logging takes a lock that SQLite does not wait for, so a busy file is
 /// tried again until the busy timeout is over.
-pub(crate) async fn open(options: &mut SqliteOptions) -> Result<SqliteConnection> {
+pub(crate) async fn open(options: &mut SqliteOptions) -> Result<(SqliteConnection, i64)> {
     check_path(options)?;
     let deadline = Instant::now() + options.busy_timeout;
     loop {
@@ -93,28 +98,33 @@ fn advise(error: Error, options: &SqliteOptions) -> Error {
     Error::new(ErrorKind::PermissionDenied, advice).with_source(error)
 }
 
-async fn try_open(options: &SqliteOptions) -> Result<SqliteConnection> {
+async fn try_open(options: &SqliteOptions) -> Result<(SqliteConnection, i64)> {
     let mut connect = connect_options(options);
     if is_fresh(&options.path) && !options.read_only {
         // Only here: on a file that has tables, setting this is a write of its own.
         connect = connect.page_size(4096).auto_vacuum(SqliteAutoVacuum::Incremental);
     }
     let mut connection = connect.connect().await.map_err(from_sqlx)?;
-    match inspect(&mut connection).await? {
-        Found::Ours(VERSION) => {}
-        Found::Ours(version) => return Err(other_version(version)),
+    let version = match inspect(&mut connection).await? {
+        Found::Ours(version) if !(1..=VERSION).contains(&version) => {
+            return Err(other_version(version));
+        }
+        Found::Ours(version) if version == VERSION || options.read_only => version,
         Found::Foreign => {
             return Err(config("the file is the database of another program"));
         }
         Found::Empty if options.read_only => {
             return Err(config("the file holds no store and may not be written"));
         }
-        Found::Empty => create(&mut connection).await?,
-    }
+        Found::Ours(_) | Found::Empty => {
+            migrate(&mut connection).await?;
+            VERSION
+        }
+    };
     if !options.read_only {
         use_wal(&mut connection).await?;
     }
-    Ok(connection)
+    Ok((connection, version))
 }
 
 /// Whether there is no file yet, or an empty one.
@@ -145,23 +155,27 @@ async fn inspect(connection: &mut SqliteConnection) -> Result<Found> {
     })
 }
 
-/// Creates the tables, unless somebody else has just done so.
-async fn create(connection: &mut SqliteConnection) -> Result<()> {
+/// Creates the tables or brings them up to this version, unless somebody else has just done so.
+async fn migrate(connection: &mut SqliteConnection) -> Result<()> {
     use_wal(connection).await?;
     let mut transaction = begin(connection).await?;
-    let created = create_in_transaction(&mut transaction).await;
-    finish(transaction, created).await
+    let migrated = migrate_in_transaction(&mut transaction).await;
+    finish(transaction, migrated).await
 }
 
-async fn create_in_transaction(connection: &mut SqliteConnection) -> Result<()> {
-    match inspect(connection).await? {
-        Found::Ours(VERSION) => return Ok(()),
-        Found::Ours(version) => return Err(other_version(version)),
+async fn migrate_in_transaction(connection: &mut SqliteConnection) -> Result<()> {
+    let version = match inspect(connection).await? {
+        Found::Ours(version) if !(1..=VERSION).contains(&version) => {
+            return Err(other_version(version));
+        }
+        Found::Ours(version) => version,
         Found::Foreign => return Err(config("the file is the database of another program")),
-        Found::Empty => {}
+        Found::Empty => 0,
+    };
+    for step in STEPS.iter().skip(version as usize) {
+        sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(from_sqlx)?;
     }
-    sqlx::raw_sql(SCHEMA).execute(&mut *connection).await.map_err(from_sqlx)?;
-    sqlx::raw_sql("PRAGMA application_id = 0x4d537472; PRAGMA user_version = 1;")
+    sqlx::raw_sql("PRAGMA application_id = 0x4d537472; PRAGMA user_version = 2;")
         .execute(connection)
         .await
         .map_err(from_sqlx)?;

@@ -12,6 +12,7 @@ use crate::config::SqliteOptions;
 use crate::dictionary::Dictionary;
 use crate::error::{from_sqlx, is_failed_sync};
 use crate::head::Head;
+use crate::history::names::RecordNames;
 use crate::schema;
 use crate::tails::Tails;
 
@@ -25,6 +26,10 @@ pub(crate) struct Store {
     dictionary: RwLock<Dictionary>,
     head: RwLock<Head>,
     tails: RwLock<Tails>,
+    record_names: RwLock<RecordNames>,
+    /// Whether the file is known to have the tables of record history: an older one that is open
+    /// for reading alone may get them later.
+    pub(crate) has_history: AtomicBool,
     /// Held by whoever seals, so that one handle seals once at a time.
     pub(crate) sealing: AsyncMutex<()>,
     /// Rung when there may be something to seal.
@@ -52,7 +57,7 @@ const COMMIT_BYTES: u64 = 4 * 4096;
 
 impl Store {
     pub(crate) async fn open(mut options: SqliteOptions) -> Result<Self> {
-        let connection = schema::open(&mut options).await?;
+        let (connection, version) = schema::open(&mut options).await?;
         let connect = schema::connect_options(&options).pragma("query_only", "ON");
         let readers = SqlitePoolOptions::new()
             .max_connections(options.readers)
@@ -69,6 +74,8 @@ impl Store {
             dictionary: RwLock::default(),
             head: RwLock::default(),
             tails: RwLock::default(),
+            record_names: RwLock::default(),
+            has_history: AtomicBool::new(version >= schema::HISTORY_VERSION),
             sealing: AsyncMutex::default(),
             seal_due: Arc::default(),
             sealed: Notify::new(),
@@ -104,6 +111,14 @@ impl Store {
 
     pub(crate) fn tails_mut(&self) -> RwLockWriteGuard<'_, Tails> {
         self.tails.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn record_names(&self) -> RwLockReadGuard<'_, RecordNames> {
+        self.record_names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn record_names_mut(&self) -> RwLockWriteGuard<'_, RecordNames> {
+        self.record_names.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for the connection that writes.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
-use storage_core::{Result, StorageBackend};
+use storage_core::{Result, StorageBackend, Store};
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
 struct Sqlite(PathBuf);
@@ -18,8 +18,12 @@ impl Fixture for Sqlite {
     }
 
     async fn open(&self, location: &str) -> Result<Arc<dyn StorageBackend>> {
+        Ok(Arc::clone(self.open_store(location).await?.metrics()))
+    }
+
+    async fn open_store(&self, location: &str) -> Result<Store> {
         let options = SqliteOptions::new(self.0.join(location)).seal_samples(500);
-        Ok(Arc::new(SqliteBackend::open(options).await?))
+        Ok(SqliteBackend::open(options).await?.into())
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conformance_tests::crash::{DirFixture, KillPlan, child_entry, kill_loop};
+use conformance_tests::crash::{DirFixture, KillPlan, Part, child_entry, kill_loop_on};
 use conformance_tests::model_check::seed_from_env;
 use conformance_tests::{CaseResult, Store};
 use libtest_mimic::{Arguments, Failed, Trial};
@@ -26,10 +26,14 @@ impl DirFixture for Sqlite {
     }
 
     async fn open_in(&self, dir: &Path) -> Result<Store> {
+        Ok(Arc::clone(self.open_store_in(dir).await?.metrics()))
+    }
+
+    async fn open_store_in(&self, dir: &Path) -> Result<storage_core::Store> {
         let options = SqliteOptions::new(dir.join("metrics.db"))
             .seal_samples(500)
             .seal_after(Duration::from_millis(100));
-        Ok(Arc::new(SqliteBackend::open(options).await?))
+        Ok(SqliteBackend::open(options).await?.into())
     }
 }
 
@@ -37,19 +41,25 @@ fn main() -> ExitCode {
     child_entry(&Sqlite);
     let arguments = Arguments::from_args();
     let trials = vec![
-        Trial::test("kill_9_random_points", || kill("kill_9_random_points", 40, 1)),
+        trial("kill_9_random_points", Part::Metrics, 40, 1),
         // Each round kills both, one while the other still writes.
-        Trial::test("kill_9_two_writers", || kill("kill_9_two_writers", 10, 2)),
+        trial("kill_9_two_writers", Part::Metrics, 10, 2),
+        trial("kill_9_history", Part::History, 20, 1),
+        trial("kill_9_history_two_writers", Part::History, 8, 2),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn kill(name: &str, rounds: u32, writers: usize) -> Result<(), Failed> {
+fn trial(name: &'static str, part: Part, rounds: u32, writers: usize) -> Trial {
+    Trial::test(name, move || kill(name, part, rounds, writers))
+}
+
+fn kill(name: &str, part: Part, rounds: u32, writers: usize) -> Result<(), Failed> {
     let run = || -> CaseResult {
         let kills = std::env::var("STORAGE_KILLS").ok().and_then(|kills| kills.parse().ok());
         let seed = seed_from_env()?.unwrap_or(u64::from(rounds));
         let plan = KillPlan { kills: kills.unwrap_or(rounds), seed, writers };
-        let report = kill_loop(Arc::new(Sqlite), plan)?;
+        let report = kill_loop_on(Arc::new(Sqlite), part, plan)?;
         #[allow(clippy::print_stdout)] // what a run is worth
         {
             println!("{name}: {report}");

@@ -1,12 +1,13 @@
-//! One storage contract for metrics, many backends behind it.
+//! One storage contract for metrics and record history, many backends behind it.
 //!
-//! [`connect`] turns a URL into a [`StorageBackend`]; a Cargo feature decides which backends are
+//! [`connect`] turns a URL into a [`StorageBackend`], [`open`] into a [`Store`] with everything that the
+//! location holds; a Cargo feature decides which backends are
 //! built in. Everything of the contract is re-exported from [`storage_core`].
 
 mod registry;
 mod tiers;
 
-pub use registry::{Scheme, connect, connect_existing, schemes};
+pub use registry::{Scheme, connect, connect_existing, open, open_existing, schemes};
 pub use storage_core::*;
 #[cfg(feature = "parquet")]
 pub use storage_parquet as parquet;

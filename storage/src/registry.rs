@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use storage_core::{Error, ErrorKind, InMemory, Result, StorageBackend};
+use storage_core::{Error, ErrorKind, InMemory, Result, StorageBackend, Store};
 
 use crate::tiers;
 
@@ -61,7 +61,7 @@ pub fn schemes() -> &'static [Scheme] {
 /// # Ok(()) }
 /// ```
 pub async fn connect(url: &str) -> Result<Arc<dyn StorageBackend>> {
-    open(url, true).await
+    Ok(Arc::clone(open(url).await?.metrics()))
 }
 
 /// Opens the store at `url`, which must exist. Stores in memory always do.
@@ -69,12 +69,42 @@ pub async fn connect(url: &str) -> Result<Arc<dyn StorageBackend>> {
 /// # Errors
 /// `NotFound` if there is none; otherwise as [`connect`].
 pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
-    open(url, false).await
+    Ok(Arc::clone(open_existing(url).await?.metrics()))
 }
 
-async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+/// Opens the store at `url` with everything that it holds: metrics, and record history where the
+/// backend keeps it (memory, SQLite, PostgreSQL). Creates it if it does not exist. The URLs are
+/// those of [`connect`].
+///
+/// # Errors
+/// As [`connect`].
+///
+/// ```
+/// use storage::RecordHistoryExt;
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> storage::Result<()> {
+/// let store = storage::open("memory://").await?;
+/// let history = store.history()?;
+/// history.store("accuracy::vienna", chrono::Utc::now(), &0.7).await?;
+/// assert_eq!(history.query_latest("accuracy::*", 1).await?.into_values()?, [0.7]);
+/// store.close().await
+/// # }
+/// ```
+pub async fn open(url: &str) -> Result<Store> {
+    open_or_create(url, true).await
+}
+
+/// Opens the store at `url`, which must exist, with everything that it holds.
+///
+/// # Errors
+/// `NotFound` if there is none; otherwise as [`connect`].
+pub async fn open_existing(url: &str) -> Result<Store> {
+    open_or_create(url, false).await
+}
+
+async fn open_or_create(url: &str, create: bool) -> Result<Store> {
     if url.starts_with("tiered:") {
-        return tiers::connect(url, create).await;
+        return Ok(Store::of_metrics(tiers::connect(url, create).await?));
     }
     open_one(url, create).await
 }
@@ -84,40 +114,41 @@ async fn open(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
     not(any(feature = "sqlite", feature = "postgres", feature = "parquet")),
     expect(unused_variables, reason = "memory is always there")
 )]
-pub(crate) async fn open_one(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+pub(crate) async fn open_one(url: &str, create: bool) -> Result<Store> {
     let Some((name, rest)) = url.split_once("://") else {
         return Err(config("a store URL looks like sqlite://metrics.db"));
     };
     match (name, find(name)?) {
-        ("memory", _) => connect_memory(rest),
+        ("memory", _) => open_memory(rest),
         #[cfg(feature = "sqlite")]
         ("sqlite", _) => {
             let options = storage_sqlite::SqliteOptions::from_url(url)?;
             let options = if create { options } else { options.create(false) };
-            Ok(Arc::new(storage_sqlite::SqliteBackend::open(options).await?))
+            Ok(storage_sqlite::SqliteBackend::open(options).await?.into())
         }
         #[cfg(feature = "postgres")]
         ("postgres" | "postgresql", _) => {
             let options = storage_postgres::PostgresOptions::from_url(url)?;
             let options = if create { options } else { options.create(false) };
-            Ok(Arc::new(storage_postgres::PostgresBackend::open(options).await?))
+            Ok(storage_postgres::PostgresBackend::open(options).await?.into())
         }
         #[cfg(feature = "parquet")]
         ("parquet" | "parquet+s3" | "parquet+gs" | "parquet+az", scheme) if scheme.built_in => {
             let options = storage_parquet::ParquetOptions::from_url(url)?;
             let options = if create { options } else { options.create(false) };
-            Ok(Arc::new(storage_parquet::ParquetBackend::open(options).await?))
+            let backend = storage_parquet::ParquetBackend::open(options).await?;
+            Ok(Store::of_metrics(Arc::new(backend)))
         }
         ("tiered", _) => Err(config("tiers cannot be made of tiers")),
         (_, scheme) => Err(not_built_in(scheme)),
     }
 }
 
-fn connect_memory(name: &str) -> Result<Arc<dyn StorageBackend>> {
+fn open_memory(name: &str) -> Result<Store> {
     if name.contains('?') {
         return Err(config("memory:// takes no parameters"));
     }
-    Ok(Arc::new(if name.is_empty() { InMemory::new() } else { InMemory::open(name) }))
+    Ok(if name.is_empty() { InMemory::new() } else { InMemory::open(name) }.into())
 }
 
 fn find(name: &str) -> Result<&'static Scheme> {
@@ -180,6 +211,8 @@ mod tests {
         assert_eq!(missing.kind(), ErrorKind::NotFound);
         assert_eq!(connect(&url).await.unwrap().name(), "sqlite");
         connect_existing(&url).await.unwrap();
+        let store = open_existing(&url).await.unwrap();
+        assert_eq!(store.history().unwrap().name(), "sqlite");
         let error = refused(&format!("{url}?synchronus=full")).await;
         assert_eq!(error.context("parameter"), Some("synchronus"));
     }
@@ -192,6 +225,8 @@ mod tests {
         let missing = connect_existing(&url).await.err().expect("there is no store yet");
         assert_eq!(missing.kind(), ErrorKind::NotFound);
         assert!(!dir.path().join("archive").exists());
+        let no_history = open(&url).await.unwrap().history().err().unwrap();
+        assert_eq!(no_history.kind(), ErrorKind::Unsupported);
         assert_eq!(connect(&url).await.unwrap().name(), "parquet");
         connect_existing(&url).await.unwrap();
         let error = refused(&format!("{url}?merge_sample=1")).await;

@@ -119,9 +119,9 @@ impl TierUrls {
     /// # Errors
     /// `NotFound` if a tier does not exist; otherwise those of the three stores.
     pub async fn open(&self, create: bool) -> Result<Tiered> {
-        let hot = registry::open_one(&self.hot, create).await?;
-        let cold = registry::open_one(&self.cold, create).await?;
-        let control = registry::open_one(&self.control, true).await?;
+        let hot = metrics_of(&self.hot, create).await?;
+        let cold = metrics_of(&self.cold, create).await?;
+        let control = metrics_of(&self.control, true).await?;
         Tiered::open(hot, cold, control).await
     }
 }
@@ -159,6 +159,11 @@ fn beside(hot: &str) -> Result<String> {
 
 fn config(message: &'static str) -> Error {
     Error::new(ErrorKind::Config, message).with_operation("connect")
+}
+
+/// Opens a tier: of what lies there, the metrics.
+async fn metrics_of(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+    Ok(Arc::clone(registry::open_one(url, create).await?.metrics()))
 }
 
 #[cfg(test)]

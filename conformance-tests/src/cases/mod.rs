@@ -37,6 +37,8 @@ pub enum Need {
     Has(Capability),
     /// Those that lack it: the twin, which proves that the calls refuse.
     Lacks(Capability),
+    /// Those that keep record history.
+    History,
 }
 
 /// A field of [`Capabilities`].
@@ -91,6 +93,17 @@ macro_rules! cases {
         pub(crate) fn cases() -> Vec<$crate::cases::Case> {
             let mut cases = Vec::new();
             $($mode!(cases, $theme, $name, need!($($need $capability)?));)+
+            cases
+        }
+    };
+}
+
+/// Lists the cases of a theme of record history.
+macro_rules! history_cases {
+    ($theme:literal: $($name:ident),+ $(,)?) => {
+        pub(crate) fn cases() -> Vec<$crate::cases::Case> {
+            let mut cases = Vec::new();
+            $(once!(cases, $theme, $name, $crate::cases::Need::History);)+
             cases
         }
     };
@@ -151,6 +164,7 @@ mod capabilities;
 mod concurrency;
 mod content;
 mod errors;
+mod history;
 mod latest;
 mod lifecycle;
 mod limits;
@@ -183,6 +197,11 @@ pub fn table() -> Vec<Case> {
         errors::cases,
         capabilities::cases,
         model::cases,
+        history::write::cases,
+        history::query::cases,
+        history::cleanup::cases,
+        history::sharing::cases,
+        history::model::cases,
     ];
     themes.into_iter().flat_map(|cases| cases()).collect()
 }

@@ -12,14 +12,18 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::DirFixture;
-use super::workload::{Lane, write_forever};
+use super::workload::Lane;
+use super::{DirFixture, Part};
 use crate::failure::{CaseResult, Failure};
 
 const ROLE: &str = "CONFORMANCE_CRASH_CHILD";
 const DIR: &str = "CONFORMANCE_CRASH_DIR";
 const LANE: &str = "CONFORMANCE_CRASH_LANE";
 const START: &str = "CONFORMANCE_CRASH_START";
+const PART: &str = "CONFORMANCE_CRASH_PART";
+
+/// The value of [`PART`] for record history.
+const HISTORY: &str = "history";
 
 /// How long a child may take to say something that it must say.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -36,7 +40,9 @@ pub fn child_entry(fixture: &dyn DirFixture) {
     let stop = Arc::new(AtomicBool::new(false));
     listen(Arc::clone(&stop));
     let dir = variable(DIR);
-    let failure = match write(fixture, Path::new(&dir), number(LANE), number(START), &stop) {
+    let part = if variable(PART) == HISTORY { Part::History } else { Part::Metrics };
+    let lane = Lane(number(LANE) as usize);
+    let failure = match write(fixture, Path::new(&dir), part, lane, number(START), &stop) {
         Ok(()) => {
             say("stopped");
             // Still running, its files still open, until it is killed.
@@ -58,19 +64,20 @@ pub(super) fn is_child() -> bool {
 fn write(
     fixture: &dyn DirFixture,
     dir: &Path,
-    lane: u64,
+    part: Part,
+    lane: Lane,
     start: u64,
     stop: &AtomicBool,
 ) -> CaseResult {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(async {
-        let store = fixture.open_in(dir).await?;
+        let store = fixture.open_store_in(dir).await?;
         let on_ack = |number| {
             say(&format!("ack {number}"));
             !stop.load(Ordering::Acquire)
         };
-        let written = write_forever(&*store, Lane(lane as usize), start, on_ack).await;
+        let written = part.write_forever(&store, lane, start, on_ack).await;
         // Killed as it is: neither closed nor dropped.
         std::mem::forget(store);
         written
@@ -119,6 +126,7 @@ impl Writer {
     pub(crate) fn start(
         fixture: &dyn DirFixture,
         dir: &Path,
+        part: Part,
         lane: Lane,
         start: u64,
     ) -> Result<Self, Failure> {
@@ -126,6 +134,7 @@ impl Writer {
         let mut process = Command::new(std::env::current_exe()?)
             .env(ROLE, fixture.name())
             .env(DIR, dir)
+            .env(PART, if part == Part::History { HISTORY } else { "metrics" })
             .env(LANE, lane.0.to_string())
             .env(START, start.to_string())
             .stdin(Stdio::piped())

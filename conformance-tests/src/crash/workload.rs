@@ -137,12 +137,21 @@ pub async fn verify(
 ) -> Result<Vec<Verified>, Failure> {
     let lanes: Vec<_> = bounds.iter().map(|(lane, _)| *lane).collect();
     let found = verify_whole(store, first, &lanes).await?;
-    for ((lane, bounds), verified) in bounds.iter().zip(&found) {
+    within_bounds(&found, bounds)?;
+    Ok(found)
+}
+
+/// Fails unless the last batch of each lane lies within the bounds given for it.
+pub(super) fn within_bounds(
+    found: &[Verified],
+    bounds: &[(Lane, RangeInclusive<u64>)],
+) -> Result<(), Failure> {
+    for ((lane, bounds), verified) in bounds.iter().zip(found) {
         let (acked, last) = (bounds.start(), verified.last);
         ensure!(last >= *acked, "{lane:?}: batch {acked} was acknowledged, but {last} is the last");
         ensure!(bounds.contains(&last), "{lane:?}: batch {last} is there, expected {bounds:?}");
     }
-    Ok(found)
+    Ok(())
 }
 
 /// As [`verify`], but for a store that may have lost batches: some last one, whichever.
@@ -272,6 +281,6 @@ fn metric(series: u64) -> String {
     format!("metric_{series:02}")
 }
 
-fn time_of(number: u64) -> chrono::DateTime<chrono::Utc> {
+pub(super) fn time_of(number: u64) -> chrono::DateTime<chrono::Utc> {
     at(NOON) + Duration::seconds(i64::try_from(number).unwrap_or(i64::MAX / 1000))
 }

@@ -177,7 +177,7 @@ async fn check(store: &Store) -> CaseResult {
 }
 
 /// Both succeed with the same answer, or fail with the same kind of error.
-fn same<T: PartialEq + Debug>(found: Result<T>, expected: Result<T>) -> CaseResult {
+pub(super) fn same<T: PartialEq + Debug>(found: Result<T>, expected: Result<T>) -> CaseResult {
     match (found, expected) {
         (Ok(found), Ok(expected)) if found == expected => Ok(()),
         (Ok(found), Ok(expected)) => {
@@ -191,7 +191,7 @@ fn same<T: PartialEq + Debug>(found: Result<T>, expected: Result<T>) -> CaseResu
 }
 
 /// As [`same`]; a refused batch also names the same record and field.
-fn same_refusal(found: Result<()>, expected: Result<()>) -> CaseResult {
+pub(super) fn same_refusal(found: Result<()>, expected: Result<()>) -> CaseResult {
     let place = |result: &Result<()>| {
         let of = |error: &Error, name| error.context(name).map(str::to_owned);
         result.as_ref().err().map(|error| (of(error, "record"), of(error, "field")))

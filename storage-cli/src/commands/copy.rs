@@ -43,7 +43,8 @@ pub(super) async fn run(args: &Copy, output: &mut Output) -> Result<ExitCode> {
 /// Opens the destination; only a copy that writes creates it.
 async fn open_destination(args: &Copy) -> Result<Arc<dyn StorageBackend>> {
     if !args.dry_run && !args.verify {
-        return store::open(&args.destination, true).await;
+        let whole = store::open(&args.destination, true).await?;
+        return Ok(Arc::clone(whole.metrics()));
     }
     match storage::connect_existing(&args.destination).await {
         // Into nothing, everything would be copied.

@@ -11,6 +11,7 @@ mod completions;
 mod copy;
 mod export;
 mod health;
+mod history;
 mod import;
 mod latest;
 mod plot;
@@ -20,12 +21,13 @@ mod series;
 mod stats;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use storage::{SeriesFilter, TimeRange};
 
-use crate::args::{Args, Chosen, Command, Format, Span};
+use crate::args::{Args, Chosen, Command, Format, History, Span};
 use crate::output::Output;
 use crate::store;
 
@@ -47,14 +49,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     if let Command::Archive(args) = command {
         return archive::run(&args, output).await;
     }
-    let mut prepared = None;
+    let (mut prepared, mut values) = (None, None);
     match &command {
         Command::Collect(args) => collect::check(args)?,
         Command::Import(args) => prepared = Some(import::prepare(args, output).await?),
+        Command::History(History::Store(args)) => values = Some(history::prepare(args)?),
         _ => {}
     }
     let creates = command.creates();
-    let store = store::open(&global.url, creates).await?;
+    let whole = store::open(&global.url, creates).await?;
+    let store = Arc::clone(whole.metrics());
     let code = match command {
         Command::Collect(args) => collect::run(&store, &args, output, &shown_url).await,
         Command::Import(_) => match prepared {
@@ -70,6 +74,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         #[cfg(feature = "parquet")]
         Command::Adopt(args) => adopt::run(&*store, &args, output).await,
         Command::Prune(args) => prune::run(&*store, &args, output, &shown_url).await,
+        Command::History(args) => history::run(&whole, &args, values, output, &shown_url).await,
         Command::Stats => stats::run(&*store, output, &shown_url).await,
         Command::Health => health::run(&*store, output).await,
         Command::Check => check::run(&*store, output).await,
@@ -77,7 +82,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         // Done above: they do not work on the store of --url.
         Command::Copy(_) | Command::Archive(_) | Command::Completions(_) => Ok(ExitCode::SUCCESS),
     };
-    let closed = store.close().await;
+    let closed = whole.close().await;
     let code = code?;
     closed?;
     Ok(code)
@@ -87,7 +92,7 @@ impl Command {
     /// Whether the verb makes a store where there is none.
     fn creates(&self) -> bool {
         match self {
-            Self::Collect(_) | Self::Import(_) => true,
+            Self::Collect(_) | Self::Import(_) | Self::History(History::Store(_)) => true,
             #[cfg(feature = "parquet")]
             Self::Adopt(_) => true,
             _ => false,

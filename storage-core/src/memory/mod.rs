@@ -1,6 +1,9 @@
 //! The in-memory backend: a whole backend on a few pages, and the reference for all others.
 //!
-//! One lock, one ordered map; nothing clever. Every method checks, takes the lock, answers.
+//! One lock, one ordered map; nothing clever. Every method checks, takes the lock, answers. Its
+//! record history, made the same way, is in `history`.
+
+mod history;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -20,9 +23,18 @@ use crate::metrics::{
     SeriesKey, SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
     WindowBuilder,
 };
+use crate::store::Store;
+
+pub use history::InMemoryHistory;
 
 type Samples = BTreeMap<i64, Sample>;
-type Shared = Arc<RwLock<BTreeMap<SeriesKey, Samples>>>;
+
+/// What all handles of one store share.
+#[derive(Debug, Clone, Default)]
+struct Parts {
+    series: Arc<RwLock<BTreeMap<SeriesKey, Samples>>>,
+    records: Arc<RwLock<history::Records>>,
+}
 
 /// A store that lives as long as the process.
 ///
@@ -39,11 +51,11 @@ type Shared = Arc<RwLock<BTreeMap<SeriesKey, Samples>>>;
 /// ```
 #[derive(Debug, Default)]
 pub struct InMemory {
-    series: Shared,
-    closed: AtomicBool,
+    parts: Parts,
+    closed: Arc<AtomicBool>,
 }
 
-static NAMED: LazyLock<Mutex<HashMap<String, Shared>>> = LazyLock::new(Mutex::default);
+static NAMED: LazyLock<Mutex<HashMap<String, Parts>>> = LazyLock::new(Mutex::default);
 
 impl InMemory {
     /// Creates an empty store of its own.
@@ -54,8 +66,8 @@ impl InMemory {
     /// Opens the store `name` of this process, empty at first; all handles of a name share it,
     /// and it stays until [`forget`](Self::forget).
     pub fn open(name: &str) -> Self {
-        let series = Arc::clone(named().entry(name.to_owned()).or_default());
-        Self { series, closed: AtomicBool::new(false) }
+        let parts = named().entry(name.to_owned()).or_default().clone();
+        Self { parts, closed: Arc::default() }
     }
 
     /// Forgets the store `name`; handles that are open keep it.
@@ -64,10 +76,7 @@ impl InMemory {
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.closed.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::Closed, "the store was closed"));
-        }
-        Ok(())
+        check_open(&self.closed)
     }
 
     /// Runs `read` over the samples of one series in `range`.
@@ -81,7 +90,7 @@ impl InMemory {
         self.check_open()?;
         validate_names(server_id, metric_type)?;
         let key = SeriesKey::new(server_id, metric_type);
-        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.parts.series.read().unwrap_or_else(PoisonError::into_inner);
         match all.get(&key) {
             Some(samples) => Ok(read(&key, &mut in_range(samples, range))),
             None => Ok(read(&key, &mut std::iter::empty())),
@@ -94,7 +103,7 @@ impl StorageBackend for InMemory {
     async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
         self.check_open().map_err(|error| named_error(error, "write_batch"))?;
         validate_batch(records).map_err(|error| named_error(error, "write_batch"))?;
-        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.parts.series.write().unwrap_or_else(PoisonError::into_inner);
         for record in records {
             let key = SeriesKey::new(&record.server_id, &record.metric_type);
             let samples = all.entry(key).or_default();
@@ -133,7 +142,7 @@ impl StorageBackend for InMemory {
         self.check_open().map_err(|error| named_error(error, "prune_before"))?;
         let cutoff_ms = floor_ms(cutoff);
         let mut removed = 0;
-        let mut all = self.series.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.parts.series.write().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, samples| {
             let kept = samples.split_off(&cutoff_ms);
             removed += samples.len() as u64;
@@ -145,7 +154,7 @@ impl StorageBackend for InMemory {
 
     async fn stats(&self) -> Result<StorageStats> {
         self.check_open().map_err(|error| named_error(error, "stats"))?;
-        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.parts.series.read().unwrap_or_else(PoisonError::into_inner);
         let total = all.values().map(|samples| samples.len() as u64).sum();
         let oldest = all.values().filter_map(|samples| samples.keys().next()).min();
         let newest = all.values().filter_map(|samples| samples.keys().next_back()).max();
@@ -168,7 +177,7 @@ impl StorageBackend for InMemory {
 
     async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
         self.check_open().map_err(|error| named_error(error, "series"))?;
-        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.parts.series.read().unwrap_or_else(PoisonError::into_inner);
         let chosen = all.iter().filter(|(key, _)| filter.matches_key(key));
         Ok(chosen.filter_map(|(key, samples)| info_of(key, samples)).collect())
     }
@@ -182,7 +191,7 @@ impl StorageBackend for InMemory {
         if n_per_series == 0 {
             return Ok(Vec::new());
         }
-        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.parts.series.read().unwrap_or_else(PoisonError::into_inner);
         let chosen = all.iter().filter(|(key, _)| filter.matches_key(key));
         Ok(chosen
             .map(|(key, samples)| SeriesSamples {
@@ -200,7 +209,7 @@ impl StorageBackend for InMemory {
     ) -> Result<Vec<SeriesWindows>> {
         self.check_open().map_err(|error| named_error(error, "windows"))?;
         let width_ms = width_ms(width).map_err(|error| named_error(error, "windows"))?;
-        let all = self.series.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.parts.series.read().unwrap_or_else(PoisonError::into_inner);
         let chosen = all.iter().filter(|(key, _)| filter.matches_key(key));
         let windows = chosen.map(|(key, samples)| {
             let mut builder = WindowBuilder::new(width_ms);
@@ -232,7 +241,21 @@ impl StorageBackend for InMemory {
     }
 }
 
-fn named() -> MutexGuard<'static, HashMap<String, Shared>> {
+impl From<InMemory> for Store {
+    fn from(backend: InMemory) -> Self {
+        let history = Arc::new(backend.history());
+        Self::of_metrics(Arc::new(backend)).with_history(history)
+    }
+}
+
+fn check_open(closed: &AtomicBool) -> Result<()> {
+    if closed.load(Ordering::Acquire) {
+        return Err(Error::new(ErrorKind::Closed, "the store was closed"));
+    }
+    Ok(())
+}
+
+fn named() -> MutexGuard<'static, HashMap<String, Parts>> {
     NAMED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

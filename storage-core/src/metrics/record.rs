@@ -11,15 +11,11 @@ use serde_json::Value;
 
 use super::time::{floor_ms, from_ms, is_sample_ms};
 use crate::error::{Error, Result};
-
-/// The longest `server_id` and `metric_type`, in bytes of UTF-8.
-pub const NAME_BYTES_MAX: usize = 512;
+pub use crate::limits::{JSON_DEPTH_MAX as METADATA_DEPTH_MAX, NAME_BYTES_MAX};
+use crate::limits::{check_json, check_name};
 
 /// The largest metadata, in bytes of compact JSON.
 pub const METADATA_BYTES_MAX: usize = 64 * 1024;
-
-/// The deepest nesting of arrays and objects in metadata.
-pub const METADATA_DEPTH_MAX: usize = 64;
 
 /// One measured value: what a program writes and reads back.
 ///
@@ -98,7 +94,7 @@ impl MetricRecord {
                 .with_context("value", self.value));
         }
         match normal_metadata(self.metadata.as_ref()) {
-            Some(metadata) => check_metadata(metadata),
+            Some(metadata) => check_json("metadata", metadata, METADATA_BYTES_MAX),
             None => Ok(()),
         }
     }
@@ -197,70 +193,6 @@ pub struct SeriesSamples {
     pub series: SeriesKey,
     /// The samples, in the order that the call which returns them states.
     pub samples: Vec<Sample>,
-}
-
-fn check_name(field: &'static str, name: &str) -> Result<()> {
-    let problem = if name.is_empty() {
-        "the name is empty"
-    } else if name.len() > NAME_BYTES_MAX {
-        "the name is longer than 512 bytes"
-    } else if name.as_bytes().contains(&0) {
-        "the name holds a NUL character"
-    } else {
-        return Ok(());
-    };
-    Err(Error::invalid(problem).with_context("field", field).with_context("bytes", name.len()))
-}
-
-fn check_metadata(metadata: &Value) -> Result<()> {
-    let refuse = |problem: &'static str| Error::invalid(problem).with_context("field", "metadata");
-    if !is_shallow(metadata, METADATA_DEPTH_MAX) {
-        return Err(refuse("the metadata is nested more than 64 levels deep"));
-    }
-    if holds_nul(metadata) {
-        return Err(refuse("the metadata holds a NUL character"));
-    }
-    let mut counter = ByteCounter(0);
-    serde_json::to_writer(&mut counter, metadata)
-        .map_err(|error| refuse("the metadata cannot be written as JSON").with_source(error))?;
-    if counter.0 > METADATA_BYTES_MAX {
-        return Err(refuse("the metadata is larger than 64 KiB").with_context("bytes", counter.0));
-    }
-    Ok(())
-}
-
-fn is_shallow(value: &Value, depth_left: usize) -> bool {
-    match value {
-        Value::Array(_) | Value::Object(_) if depth_left == 0 => false,
-        Value::Array(items) => items.iter().all(|item| is_shallow(item, depth_left - 1)),
-        Value::Object(fields) => fields.values().all(|field| is_shallow(field, depth_left - 1)),
-        _ => true,
-    }
-}
-
-fn holds_nul(value: &Value) -> bool {
-    match value {
-        Value::String(text) => text.contains('\0'),
-        Value::Array(items) => items.iter().any(holds_nul),
-        Value::Object(fields) => {
-            fields.iter().any(|(name, field)| name.contains('\0') || holds_nul(field))
-        }
-        _ => false,
-    }
-}
-
-/// Counts what is written to it and keeps nothing.
-struct ByteCounter(usize);
-
-impl std::io::Write for ByteCounter {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0 += bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
-use storage_core::{Result, StorageBackend};
+use storage_core::{Result, StorageBackend, Store};
 use storage_postgres::{PostgresBackend, PostgresOptions, UseTimescale};
 
 /// The variable that names a server for the tests: `scripts/postgres with COMMAND` sets it.
@@ -68,8 +68,12 @@ impl Fixture for Postgres {
     }
 
     async fn open(&self, location: &str) -> Result<Arc<dyn StorageBackend>> {
+        Ok(Arc::clone(self.open_store(location).await?.metrics()))
+    }
+
+    async fn open_store(&self, location: &str) -> Result<Store> {
         let options = options(&self.url(), location).use_timescale(self.use_timescale);
-        Ok(Arc::new(PostgresBackend::open(options).await?))
+        Ok(PostgresBackend::open(options).await?.into())
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {

@@ -12,12 +12,19 @@ pub(crate) fn trial(name: &str, needs_root: bool, run: fn() -> Result<(), Failed
 }
 
 /// Makes a test of `run`, which needs the shared server.
-pub(crate) fn shared_trial(name: &str, run: fn() -> Result<(), Failed>) -> Trial {
+pub(crate) fn shared_trial(
+    name: &str,
+    run: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
     let missing = super::url().is_none();
     gated(name, missing.then(|| format!("{} is not set", super::URL)), run)
 }
 
-fn gated(name: &str, lack: Option<String>, run: fn() -> Result<(), Failed>) -> Trial {
+fn gated(
+    name: &str,
+    lack: Option<String>,
+    run: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
     let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
     let is_required =
         required.split(',').any(|word| ["postgres", "faults", "all", "1"].contains(&word.trim()));

@@ -1,0 +1,111 @@
+//! A file that an older version of this library wrote is opened, migrated and read; its bytes are in
+//! `tests/data`.
+
+use std::path::{Path, PathBuf};
+
+use storage_core::metrics::time::from_ms;
+use storage_core::{
+    Error, ErrorKind, HistoryQuery, MetricRecord, RecordHistory, RecordHistoryExt, StorageBackend,
+    TimeRange,
+};
+use storage_sqlite::{SqliteBackend, SqliteOptions};
+
+const START_MS: i64 = 1_767_268_800_000;
+
+/// A copy of the file of a version: 40 samples in blocks, a second apart, those of even seconds of
+/// `web-0`; every fifth with metadata; and one in the journal.
+fn copy_of_version_1(dir: &Path) -> PathBuf {
+    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/version-1.db");
+    let path = dir.join("old.db");
+    std::fs::copy(original, &path).unwrap();
+    path
+}
+
+fn expected(server: i64) -> Vec<MetricRecord> {
+    let server_id = format!("web-{server}");
+    let numbers = (0..40).filter(|number| number % 2 == server);
+    let mut all: Vec<_> = numbers
+        .map(|number| {
+            let time = from_ms(START_MS + number * 1000);
+            let record = MetricRecord::new(&server_id, time, "cpu", number as f64);
+            match number % 5 {
+                0 => record.with_metadata(serde_json::json!({ "n": number })),
+                _ => record,
+            }
+        })
+        .collect();
+    if server == 0 {
+        all.push(MetricRecord::new(&server_id, from_ms(START_MS + 100_000), "cpu", 99.0));
+    }
+    all
+}
+
+async fn assert_metrics(store: &SqliteBackend) {
+    for server in 0..2 {
+        let name = format!("web-{server}");
+        let found = store.query_range(&name, "cpu", TimeRange::all()).await.unwrap();
+        assert_eq!(found, expected(server));
+    }
+    assert_eq!(store.stats().await.unwrap().total_metrics, 41);
+}
+
+#[tokio::test]
+async fn version_1_is_migrated_and_keeps_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of_version_1(dir.path());
+    for round in 0..3_usize {
+        let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+        assert_metrics(&store).await;
+        let history = store.history();
+        history.store("a", from_ms(0), &round).await.unwrap();
+        let found = history.query_latest::<usize>("*", 9).await.unwrap().into_values().unwrap();
+        assert_eq!(found, (0..=round).collect::<Vec<_>>());
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        store.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn many_open_version_1_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of_version_1(dir.path());
+    let open = |number: i64| {
+        let path = path.clone();
+        tokio::spawn(async move {
+            let store = SqliteBackend::open(SqliteOptions::new(path)).await?;
+            store.history().store("a", from_ms(0), &number).await?;
+            store.close().await
+        })
+    };
+    for opened in (0..8).map(open).collect::<Vec<_>>() {
+        opened.await.unwrap().unwrap();
+    }
+    let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    assert_eq!(store.history().query(&HistoryQuery::parse("a").unwrap()).await.unwrap().len(), 8);
+    assert_metrics(&store).await;
+}
+
+#[tokio::test]
+async fn version_1_can_be_read_without_being_changed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of_version_1(dir.path());
+    let before = std::fs::read(&path).unwrap();
+    let reader = SqliteBackend::open(SqliteOptions::new(&path).read_only(true)).await.unwrap();
+    assert_metrics(&reader).await;
+    let all = HistoryQuery::parse("*").unwrap();
+    let history = reader.history();
+    assert_eq!(history.query(&all).await.unwrap(), []);
+    assert_eq!(history.records(&all.records).await.unwrap(), []);
+    let refused: [Error; 2] = [
+        history.store("a", from_ms(0), &1).await.unwrap_err(),
+        history.cleanup(from_ms(0)).await.unwrap_err(),
+    ];
+    assert!(refused.iter().all(|error| error.kind() == ErrorKind::PermissionDenied));
+    assert_eq!(reader.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(std::fs::read(&path).unwrap(), before);
+
+    // Another handle migrates it: then the first sees what is stored.
+    let writer = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    writer.history().store("a", from_ms(0), &1).await.unwrap();
+    assert_eq!(history.query(&all).await.unwrap().len(), 1);
+}
