@@ -210,14 +210,15 @@ impl Committing {
         if self.link.is_none() {
             self.link = Some(store.server.in_time(link(store)).await?);
         }
-        let Some(Link { connection, values, is_new, .. }) = &mut self.link else { return Ok(()) };
-        if values.is_none() {
-            *values = Some(store.server.in_time(history::prepare(connection)).await?);
+        let copy = match &self.link()?.values {
+            Some(copy) => copy.clone(),
+            None => store.server.in_time(history::prepare(&self.link()?.connection)).await?,
+        };
+        history::insert(store, &self.link()?.connection, &copy, rows).await?;
+        if let Some(link) = &mut self.link {
+            link.values = Some(copy);
+            link.is_new = false;
         }
-        if let Some(copy) = values {
-            history::insert(store, connection, copy, rows).await?;
-        }
-        *is_new = false;
         Ok(())
     }
 
