@@ -428,7 +428,7 @@ Examples:
   storage prune --before now-30d --dry-run
   storage prune --before 2026-01-01 --yes")]
 pub(crate) struct Prune {
-    /// Samples before this time go; one at the very time stays.
+    /// What is before this time goes; what is at the very time stays.
     #[arg(long, value_name = "TIME", value_parser = parse_when, allow_hyphen_values = true)]
     pub(crate) before: DateTime<Utc>,
     /// Count them only.

@@ -26,7 +26,9 @@ pub(super) fn prepare(args: &HistoryStore) -> Result<Vec<StoredValue>> {
         (record, Some(value)) => {
             let value = serde_json::from_str(value)
                 .context("the value is no JSON; a text needs quotes, such as '\"sunny\"'")?;
-            vec![StoredValue::new(record, args.at.unwrap_or_else(Utc::now), value)]
+            let value = StoredValue::new(record, args.at.unwrap_or_else(Utc::now), value);
+            value.validate()?;
+            vec![value]
         }
     };
     Ok(values)
