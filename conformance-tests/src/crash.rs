@@ -264,7 +264,8 @@ impl<'a> Story<'a> {
         Self { fixture, dir, part, first: 1, last: vec![0; writers], prunes: true }
     }
 
-    fn of(self, part: Part) -> Self {
+    /// A story of one part of the store.
+    pub(crate) fn of(self, part: Part) -> Self {
         Self { part, ..self }
     }
 

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use libtest_mimic::{Failed, Trial};
 
-use crate::crash::{DirFixture, Lane, Story};
+use crate::crash::{DirFixture, Lane, Part, Story};
 use crate::failure::{CaseResult, Failure};
 use image::{Image, Switch};
 
@@ -113,6 +113,18 @@ pub fn cut_loop(
     fixture: Arc<dyn DirFixture>,
     plan: PowerCutPlan,
 ) -> Result<PowerCutReport, Failure> {
+    cut_loop_on(fixture, Part::Metrics, plan)
+}
+
+/// As [`cut_loop`], with a writer that writes to one part of the store.
+///
+/// # Errors
+/// As [`cut_loop`].
+pub fn cut_loop_on(
+    fixture: Arc<dyn DirFixture>,
+    part: Part,
+    plan: PowerCutPlan,
+) -> Result<PowerCutReport, Failure> {
     let started = Instant::now();
     let mut image = Image::create(IMAGE_MEBIBYTES)?;
     let dir = image.root().join("store");
@@ -120,7 +132,7 @@ pub fn cut_loop(
     // The directory is not the backend's: it was there before, and safely so.
     std::fs::File::open(image.root())?.sync_all()?;
     // Not pruned: on a store that does not sync, the prune would be lost, too.
-    let mut story = Story::new(&fixture, &dir, 1).without_pruning();
+    let mut story = Story::new(&fixture, &dir, 1).of(part).without_pruning();
     let mut random = fastrand::Rng::with_seed(plan.seed);
     let mut report = PowerCutReport::default();
     for cut in 1..=plan.cuts {

@@ -12,8 +12,8 @@ use storage_core::metrics::record::{validate_batch, validate_names};
 use storage_core::metrics::stats::CheckReport;
 use storage_core::metrics::time::{floor_ms, from_ms, width_ms};
 use storage_core::{
-    Capabilities, Error, ErrorKind, Health, HealthStatus, MetricAggregation, MetricRecord, Result,
-    ScanStream, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
+    Capabilities, Error, Health, HealthStatus, MetricAggregation, MetricRecord, Result, ScanStream,
+    SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,
     StorageStats, Store as WholeStore, TimeRange, Window,
 };
 

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use conformance_tests::crash::{DirFixture, child_entry};
+use conformance_tests::crash::{DirFixture, Part, child_entry};
 use conformance_tests::model_check::seed_from_env;
-use conformance_tests::power_cut::{Losses, PowerCutPlan, PowerCutReport, cut_loop, trial};
+use conformance_tests::power_cut::{Losses, PowerCutPlan, PowerCutReport, cut_loop_on, trial};
 use conformance_tests::{CaseResult, Failure, Store};
 use libtest_mimic::Arguments;
 use storage_core::Result;
@@ -30,11 +30,15 @@ impl DirFixture for Sqlite {
     }
 
     async fn open_in(&self, dir: &Path) -> Result<Store> {
+        Ok(Arc::clone(self.open_store_in(dir).await?.metrics()))
+    }
+
+    async fn open_store_in(&self, dir: &Path) -> Result<storage_core::Store> {
         let options = SqliteOptions::new(dir.join("metrics.db"))
             .synchronous(self.0)
             .seal_samples(500)
             .seal_after(Duration::from_millis(100));
-        Ok(Arc::new(SqliteBackend::open(options).await?))
+        Ok(SqliteBackend::open(options).await?.into())
     }
 }
 
@@ -43,15 +47,18 @@ fn main() -> ExitCode {
     child_entry(&Sqlite(Synchronous::Normal));
     let arguments = Arguments::from_args();
     let trials = vec![
-        trial("full_loses_nothing", full_loses_nothing),
+        trial("full_loses_nothing", || full_loses_nothing("full_loses_nothing", Part::Metrics)),
+        trial("full_loses_no_history", || {
+            full_loses_nothing("full_loses_no_history", Part::History)
+        }),
         trial("normal_loses_what_was_not_synced", normal_loses_what_was_not_synced),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-fn full_loses_nothing() -> CaseResult {
+fn full_loses_nothing(name: &str, part: Part) -> CaseResult {
     let cuts = std::env::var("STORAGE_CUTS").ok().and_then(|cuts| cuts.parse().ok());
-    let report = cut("full_loses_nothing", Synchronous::Full, Losses::Fail, cuts.unwrap_or(20))?;
+    let report = cut(name, part, Synchronous::Full, Losses::Fail, cuts.unwrap_or(20))?;
     match report.lost {
         0 => Ok(()),
         lost => Err(Failure::new(format!("{lost} batches lost"))),
@@ -61,7 +68,7 @@ fn full_loses_nothing() -> CaseResult {
 /// The negative control: a test that cannot fail proves nothing.
 fn normal_loses_what_was_not_synced() -> CaseResult {
     let name = "normal_loses_what_was_not_synced";
-    let report = cut(name, Synchronous::Normal, Losses::Stop, 30)?;
+    let report = cut(name, Part::Metrics, Synchronous::Normal, Losses::Stop, 30)?;
     match report.lost {
         0 => Err(Failure::new(format!("nothing lost in {} cuts", report.cuts))),
         _ => Ok(()),
@@ -70,13 +77,14 @@ fn normal_loses_what_was_not_synced() -> CaseResult {
 
 fn cut(
     name: &str,
+    part: Part,
     synchronous: Synchronous,
     losses: Losses,
     cuts: u32,
 ) -> Result<PowerCutReport, Failure> {
     let seed = seed_from_env()?.unwrap_or(1);
     let plan = PowerCutPlan { cuts, seed, quiesce_every_second: true, losses };
-    let report = cut_loop(Arc::new(Sqlite(synchronous)), plan)?;
+    let report = cut_loop_on(Arc::new(Sqlite(synchronous)), part, plan)?;
     #[allow(clippy::print_stdout)] // what a run is worth
     {
         println!("{name}: {report}");
