@@ -151,9 +151,14 @@ impl PostgresOptions {
             }
         }
         let server = parse_server(address, &drivers.join("&"))?;
-        ours.iter().try_fold(Self::new(server), |options, (name, value)| {
+        let options = ours.iter().try_fold(Self::new(server), |options, (name, value)| {
             options.with_parameter(name, value)
-        })
+        });
+        match options {
+            // What looks like a parameter may be the rest of a password with a `?` in it.
+            Err(_) if query.contains('@') => Err(unreadable()),
+            options => options,
+        }
     }
 
     fn new(server: Config) -> Self {
@@ -355,13 +360,8 @@ fn bounded(timeout: Duration) -> Duration {
 
 /// Lets the driver parse what is its own. Its errors are not passed on: they may quote the URL.
 fn parse_server(address: &str, parameters: &str) -> Result<Config> {
-    let wrong = |_| {
-        config(
-            "the URL cannot be read: in names and passwords, write : / ? # @ % as %3A %2F %3F %23 %40 %25",
-        )
-    };
-    let mut server =
-        Config::from_str(&format!("postgres://{address}?{parameters}")).map_err(wrong)?;
+    let server = Config::from_str(&format!("postgres://{address}?{parameters}"));
+    let mut server = server.map_err(|_| unreadable())?;
     if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
         return Err(config("the URL names no host"));
     }
@@ -377,6 +377,12 @@ fn parse_server(address: &str, parameters: &str) -> Result<Config> {
         server.keepalives_idle(KEEPALIVE_IDLE);
     }
     Ok(server)
+}
+
+fn unreadable() -> Error {
+    config(
+        "the URL cannot be read: in names and passwords, write : / ? # @ % as %3A %2F %3F %23 %40 %25",
+    )
 }
 
 fn number(name: &str, value: &str, bounds: std::ops::RangeInclusive<u64>) -> Result<u64> {
@@ -472,6 +478,8 @@ mod tests {
             "postgres://me:sesame@db/app?schema=A",
             "postgres://me:sesame@db/app?nothing=1",
             "postgres://me:sesame@db:99999/app",
+            "postgres://me:5432?sesame@db/app",
+            "postgres://me:5432?sesame=1@db/app",
         ] {
             let error = parse(url).unwrap_err();
             assert!(!format!("{error:#} {error:?}").contains("sesame"), "{url}");

@@ -90,6 +90,80 @@ impl ToSql for PgTime {
     to_sql_checked!();
 }
 
+/// The elements of an array of `timestamptz`, `float8` or `jsonb`, none of them null, still as
+/// bytes. An array takes the server and the driver far less than a row for each element.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Elements<'a> {
+    /// Each with its length before it.
+    bytes: &'a [u8],
+    len: usize,
+}
+
+impl<'a> Elements<'a> {
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// The elements of an array of times, in milliseconds.
+    pub(crate) fn times(self) -> impl Iterator<Item = Result<i64>> + 'a {
+        self.eight_bytes().map(|bytes| {
+            let time = PgTime::from_sql(&Type::TIMESTAMPTZ, &bytes?);
+            time.map(|PgTime(ms)| ms).map_err(|_| damaged())
+        })
+    }
+
+    /// The elements of an array of numbers.
+    pub(crate) fn values(self) -> impl Iterator<Item = Result<f64>> + 'a {
+        self.eight_bytes().map(|bytes| Ok(f64::from_be_bytes(bytes?)))
+    }
+
+    /// The elements of an array of JSON.
+    pub(crate) fn json(self) -> impl Iterator<Item = Result<Value>> + 'a {
+        let mut rest = self.bytes;
+        (0..self.len).map(move |_| {
+            let (length, tail) = rest.split_first_chunk().ok_or_else(damaged)?;
+            let length = usize::try_from(i32::from_be_bytes(*length)).map_err(|_| damaged())?;
+            let (element, tail) = tail.split_at_checked(length).ok_or_else(damaged)?;
+            rest = tail;
+            Json::from_sql(&Type::JSONB, element).map_err(|_| damaged())?.parse()
+        })
+    }
+
+    fn eight_bytes(self) -> impl Iterator<Item = Result<[u8; 8]>> + 'a {
+        let element = |chunk: &[u8]| match chunk.split_first_chunk::<4>() {
+            Some(([0, 0, 0, 8], bytes)) => bytes.try_into().map_err(|_| damaged()),
+            _ => Err(damaged()),
+        };
+        self.bytes.chunks(4 + 8).map(element)
+    }
+}
+
+impl<'a> FromSql<'a> for Elements<'a> {
+    fn from_sql(_type: &Type, raw: &'a [u8]) -> Result<Self, BoxError> {
+        // Dimensions, whether there are nulls, the type; of each dimension length and first index.
+        let number = |index: usize| -> Result<i32, BoxError> {
+            let bytes = raw.get(4 * index..4 * index + 4).ok_or("an array is cut short")?;
+            Ok(i32::from_be_bytes(bytes.try_into()?))
+        };
+        match (number(0)?, number(1)?) {
+            (0, _) => Ok(Self { bytes: &[], len: 0 }),
+            (1, 0) => {
+                let bytes = raw.get(20..).ok_or("an array is cut short")?;
+                Ok(Self { bytes, len: usize::try_from(number(3)?)? })
+            }
+            _ => Err("an array has nulls or several dimensions".into()),
+        }
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        [Type::TIMESTAMPTZ_ARRAY, Type::FLOAT8_ARRAY, Type::JSONB_ARRAY].contains(kind)
+    }
+}
+
+fn damaged() -> Error {
+    Error::new(ErrorKind::Corrupt, "an array has an element that no sample can have")
+}
+
 /// The text of a `jsonb`.
 #[derive(Debug)]
 struct Json<'a>(&'a [u8]);
@@ -200,6 +274,50 @@ mod tests {
             let written = to_json(&value).unwrap();
             assert_eq!(std::str::from_utf8(&written).unwrap(), text);
             assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), value);
+        }
+    }
+
+    /// A binary array of one dimension.
+    fn array(elements: &[&[u8]]) -> Vec<u8> {
+        let mut raw = Vec::new();
+        for number in [1, 0, 701, elements.len() as i32, 1] {
+            raw.extend(number.to_be_bytes());
+        }
+        for element in elements {
+            raw.extend((element.len() as i32).to_be_bytes());
+            raw.extend(*element);
+        }
+        raw
+    }
+
+    fn elements(raw: &[u8]) -> Elements<'_> {
+        Elements::from_sql(&Type::FLOAT8_ARRAY, raw).unwrap()
+    }
+
+    #[test]
+    fn arrays_are_read_element_by_element() {
+        let raw = array(&[&1.5_f64.to_be_bytes(), &(-2.0_f64).to_be_bytes()]);
+        assert_eq!(elements(&raw).len(), 2);
+        assert_eq!(elements(&raw).values().collect::<Result<Vec<_>>>().unwrap(), [1.5, -2.0]);
+        let raw = array(&[&(-1_i64).to_be_bytes(), &1000_i64.to_be_bytes()]);
+        let times: Vec<_> = elements(&raw).times().collect::<Result<_>>().unwrap();
+        assert_eq!(times, [EPOCH_MS - 1, EPOCH_MS + 1]);
+        let raw = array(&[b"\x01{}", b"\x01[1.0]"]);
+        let json: Vec<_> = elements(&raw).json().collect::<Result<_>>().unwrap();
+        assert_eq!(json, [json!({}), json!([1.0])]);
+        assert_eq!(elements(&[0; 12]).len(), 0);
+    }
+
+    #[test]
+    fn arrays_that_are_damaged_are_refused() {
+        let raw = array(&[&1.5_f64.to_be_bytes(), &[0; 7]]);
+        assert!(elements(&raw).values().any(|value| value.is_err()));
+        assert!(elements(&array(&[b"\x02{}"])).json().next().unwrap().is_err());
+        assert!(elements(&array(&[b"\x01{"])).json().next().unwrap().is_err());
+        assert!(elements(&raw[..30]).json().any(|value| value.is_err()));
+        assert!(elements(&array(&[&i64::MAX.to_be_bytes()])).times().any(|time| time.is_err()));
+        for raw in [&raw[..18], &[0, 0, 0, 2, 0, 0, 0, 0], &[0, 0, 0, 1, 0, 0, 0, 1], &[]] {
+            assert!(Elements::from_sql(&Type::FLOAT8_ARRAY, raw).is_err());
         }
     }
 

@@ -13,6 +13,15 @@ const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 /// lengths, and a length that says NULL.
 const ROW_BYTES: usize = 2 + 3 * (4 + 8) + 4;
 
+/// A row of zeros without metadata.
+const ROW: [u8; ROW_BYTES] = {
+    let mut row = [0; ROW_BYTES];
+    row[1] = 4;
+    (row[5], row[17], row[29]) = (8, 8, 8);
+    (row[38], row[39], row[40], row[41]) = (0xff, 0xff, 0xff, 0xff);
+    row
+};
+
 /// The largest piece that is sent at once.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -32,16 +41,17 @@ pub(crate) fn encode(entries: &[Entry]) -> Bytes {
     let mut out = BytesMut::with_capacity(HEADER.len() + bytes + 2);
     out.put_slice(HEADER);
     for entry in entries {
-        out.put_i16(4);
-        out.put_i32(8);
-        out.put_i64(entry.series_id);
-        out.put_i32(8);
-        out.put_i64(PgTime(entry.ms).to_micros());
-        out.put_i32(8);
-        out.put_f64(entry.value);
+        // Filled in first and copied once: several times as fast as number by number.
+        let mut row = ROW;
+        row[6..14].copy_from_slice(&entry.series_id.to_be_bytes());
+        row[18..26].copy_from_slice(&PgTime(entry.ms).to_micros().to_be_bytes());
+        row[30..38].copy_from_slice(&entry.value.to_be_bytes());
         match &entry.metadata {
-            Some(text) => put_json(&mut out, text),
-            None => out.put_i32(-1),
+            Some(text) => {
+                out.put_slice(&row[..38]);
+                put_json(&mut out, text);
+            }
+            None => out.put_slice(&row),
         }
     }
     out.put_i16(-1);

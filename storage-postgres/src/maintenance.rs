@@ -331,12 +331,13 @@ pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Resul
     Ok(())
 }
 
-/// Every table of the schema, and the chunks of a hypertable, which lie elsewhere. Not by what the
-/// server counted of dead rows: that comes a second late or more. A table without any costs half a
-/// millisecond.
+/// Every table of the schema, and instead of a hypertable its chunks, which lie elsewhere. Not by
+/// what the server counted of dead rows: that comes a second late or more. A table without any costs
+/// a millisecond.
 const VACUUMED: &str = "SELECT c.oid::regclass::text FROM pg_class c
     WHERE c.relkind = 'r' AND (c.relnamespace = current_schema()::regnamespace
-        OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'samples'::regclass))";
+        OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'samples'::regclass))
+    AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)";
 
 const JOIN_SLOTS: &str = "
     WITH gone AS (DELETE FROM days d

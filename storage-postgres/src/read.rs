@@ -11,7 +11,7 @@ use storage_core::{
 use tokio_postgres::Row;
 
 use crate::commit::gone;
-use crate::convert::{PgTime, to_sample};
+use crate::convert::{Elements, PgTime, to_sample};
 use crate::error::from_pg;
 use crate::filter::Condition;
 use crate::store::{Parameter, Store};
@@ -25,6 +25,49 @@ const SCAN_STEP_SAMPLES: i64 = 8192;
 
 /// Series that one step of a scan may touch: many are short.
 const SCAN_STEP_SERIES: usize = 64;
+
+const RANGE_OF_SERIES: &str = "SELECT ts, value, metadata FROM samples
+    WHERE series_id = (SELECT id FROM series WHERE server_id = $1 AND metric_type = $2)
+    AND ts >= $3 AND ts < $4";
+
+/// Up to so many samples of a series come as arrays: the server holds them in memory.
+pub(crate) const ARRAY_LEN_MAX: usize = 100_000;
+
+/// One row: times, values, and apart from them the metadata with its times, which few have.
+fn range_as_arrays() -> String {
+    format!(
+        "SELECT array_agg(ts), array_agg(value),
+            array_agg(ts) FILTER (WHERE metadata IS NOT NULL),
+            array_agg(metadata) FILTER (WHERE metadata IS NOT NULL)
+         FROM ({RANGE_OF_SERIES} ORDER BY ts LIMIT {}) s",
+        ARRAY_LEN_MAX + 1
+    )
+}
+
+/// Reads what `range_as_arrays` asks for; `None` if there are more samples.
+fn samples_of_arrays(row: &Row) -> Result<Option<Vec<Sample>>> {
+    let array = |index| row.try_get::<_, Option<Elements<'_>>>(index).map_err(from_pg);
+    let (Some(times), Some(values)) = (array(0)?, array(1)?) else { return Ok(Some(Vec::new())) };
+    if times.len() > ARRAY_LEN_MAX {
+        return Ok(None);
+    }
+    let mut metadata = match (array(2)?, array(3)?) {
+        (Some(times), Some(json)) => Some(times.times().zip(json.json()).peekable()),
+        _ => None,
+    };
+    let mut samples = Vec::with_capacity(times.len());
+    for (ms, value) in times.times().zip(values.values()) {
+        let ms = ms?;
+        let is_of = |next: &(Result<i64>, _)| next.0.as_ref().is_ok_and(|next_ms| *next_ms == ms);
+        let next = metadata.as_mut().and_then(|metadata| metadata.next_if(is_of));
+        let metadata = next.map(|(_, json)| json).transpose()?;
+        samples.push(Sample { timestamp: from_ms(ms), value: value?, metadata });
+    }
+    match metadata.is_some_and(|mut metadata| metadata.next().is_some()) {
+        true => Err(out_of_order()),
+        false => Ok(Some(samples)),
+    }
+}
 
 fn time(row: &Row, index: usize) -> Result<i64> {
     row.try_get(index).map(|PgTime(ms)| ms).map_err(from_pg)
@@ -46,10 +89,14 @@ impl Store {
     ) -> Result<Vec<MetricRecord>> {
         let (start, end) = (PgTime(range.start_ms()), PgTime(range.end_ms()));
         let key = SeriesKey::new(server_id, metric_type);
-        let sql = "SELECT ts, value, metadata FROM samples
-            WHERE series_id = (SELECT id FROM series WHERE server_id = $1 AND metric_type = $2)
-            AND ts >= $3 AND ts < $4 ORDER BY ts";
-        let rows = self.rows(sql, &[&server_id, &metric_type, &start, &end]).await?;
+        let parameters: [Parameter<'_>; 4] = [&server_id, &metric_type, &start, &end];
+        let rows = self.rows(&range_as_arrays(), &parameters).await?;
+        if let Some(row) = rows.first()
+            && let Some(samples) = samples_of_arrays(row)?
+        {
+            return Ok(samples.into_iter().map(|sample| sample.into_record(&key)).collect());
+        }
+        let rows = self.rows(&format!("{RANGE_OF_SERIES} ORDER BY ts"), &parameters).await?;
         rows.iter().map(|row| Ok(to_sample(row, 0)?.into_record(&key))).collect()
     }
 
@@ -235,5 +282,5 @@ fn step_of(rows: &[Row], series: &[(i64, SeriesKey)], asked: usize) -> Result<Sc
 }
 
 fn out_of_order() -> Error {
-    Error::new(ErrorKind::Internal, "the server gave the samples of a scan out of order")
+    Error::new(ErrorKind::Internal, "the server gave samples out of order")
 }

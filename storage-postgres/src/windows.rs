@@ -1,7 +1,7 @@
 //! Aggregates over windows of time, each question one statement.
 //!
-//! Few samples are fetched and added up here: that takes the server no longer than grouping them
-//! would. Many are grouped by the server. Its `sum` loses digits and depends on the order, so it
+//! Few samples are fetched and added up here: as arrays that takes the server no longer than
+//! grouping them would. Many are grouped by the server. Its `sum` loses digits and depends on the order, so it
 //! adds each value in two parts: multiples of 2^-20, whose sum is exact, and what is left, whose
 //! sum is tiny. Where that cannot be exact enough (huge values, very many tiny ones) the samples
 //! are fetched after all, in one stream.
@@ -15,16 +15,19 @@ use storage_core::metrics::time::{MIN_MS, window_start_ms};
 use storage_core::{MetricAggregation, Result, SeriesFilter, SeriesKey, TimeRange};
 use tokio_postgres::Row;
 
-use crate::convert::PgTime;
+use crate::convert::{Elements, PgTime};
 use crate::error::{OVERFLOW, from_pg, sqlstate};
 use crate::filter::{Condition, Shape};
+use crate::read::ARRAY_LEN_MAX;
 use crate::store::{Parameter, Store};
 
-/// Up to so many samples are fetched of few servers, or where that many are expected.
+/// Up to so many samples are fetched where that many are expected: of many servers, for which the
+/// server reads its tables from end to end, and of few, for which it looks each series up.
 const FETCHED_MAX: usize = 30_000;
+const FETCHED_OF_FEW_MAX: usize = 500_000;
 
 /// Up to so many of many servers, where nothing is known: what it costs to find out that there are
-/// more.
+/// more. Of few it is `FETCHED_MAX`.
 const TRIED_MAX: usize = 4_000;
 
 /// Shapes of filters that are remembered, and the longest range that says something about them.
@@ -64,13 +67,16 @@ impl Store {
         width_ms: Option<i64>,
     ) -> Result<BTreeMap<SeriesKey, Windows>> {
         let narrow = Condition::of(filter, 1).is_narrow();
-        let try_max = match self.densities.expected(filter, range) {
-            Some(samples) => (samples <= FETCHED_MAX as f64).then_some(2 * FETCHED_MAX),
-            None => Some(if narrow { FETCHED_MAX } else { TRIED_MAX }),
+        let fetched_max = if narrow { FETCHED_OF_FEW_MAX } else { FETCHED_MAX };
+        let found = match self.densities.expected(filter, range) {
+            Some(samples) if samples > fetched_max as f64 => None,
+            Some(_) => self.windows_of_arrays(filter, range, width_ms, 2 * fetched_max).await?,
+            None => {
+                let tried_max = if narrow { FETCHED_MAX } else { TRIED_MAX };
+                self.windows_of_samples(filter, range, width_ms, Some(tried_max)).await?
+            }
         };
-        if try_max.is_some()
-            && let Some(found) = self.windows_of_samples(filter, range, width_ms, try_max).await?
-        {
+        if let Some(found) = found {
             self.densities.learn(filter, range, found.values().map(OpenWindow::count).sum());
             return self.named(found).await;
         }
@@ -83,6 +89,60 @@ impl Store {
         }
         let found = self.windows_of_samples(filter, range, width_ms, None).await?;
         self.named(found.unwrap_or_default()).await
+    }
+
+    /// Fetches the samples, a row for each series, and adds them up; `None` if there are more than
+    /// `samples_max`, or too many of one series.
+    async fn windows_of_arrays(
+        &self,
+        filter: &SeriesFilter,
+        range: TimeRange,
+        width_ms: Option<i64>,
+        samples_max: usize,
+    ) -> Result<Option<Open>> {
+        let condition = Condition::of(filter, 3);
+        let sql = format!(
+            "SELECT s.id, p.times, p.samples FROM series s CROSS JOIN LATERAL (
+                SELECT array_agg(ts) AS times, array_agg(value) AS samples
+                FROM (SELECT ts, value FROM samples
+                      WHERE series_id = s.id AND ts >= $1 AND ts < $2 LIMIT {}) q) p
+             WHERE p.times IS NOT NULL AND NOT s.emptied AND {}",
+            ARRAY_LEN_MAX + 1,
+            condition.sql
+        );
+        let (start, end) = (PgTime(range.start_ms()), PgTime(range.end_ms()));
+        let mut parameters: Vec<Parameter<'_>> = vec![&start, &end];
+        parameters.extend(condition.parameters());
+        let window_of = |ms| width_ms.map_or(range.start_ms(), |width| window_start_ms(ms, width));
+        let (mut open, mut left) = (Open::default(), samples_max);
+        let mut complete = true;
+        let visit = |row: Row| {
+            let id: i64 = row.try_get(0).map_err(from_pg)?;
+            let times: Elements<'_> = row.try_get(1).map_err(from_pg)?;
+            let values: Elements<'_> = row.try_get(2).map_err(from_pg)?;
+            complete = times.len() <= ARRAY_LEN_MAX.min(left);
+            if !complete {
+                return Ok(false);
+            }
+            left -= times.len();
+            // Neighbours in time fall into one window more often than not.
+            let mut current: Option<(i64, &mut OpenWindow)> = None;
+            for (ms, value) in times.times().zip(values.values()) {
+                let (ms, value) = (ms?, value?);
+                let start_ms = window_of(ms);
+                match &mut current {
+                    Some((same, window)) if *same == start_ms => window.push(ms, value),
+                    _ => {
+                        let window = open.entry((id, start_ms)).or_default();
+                        window.push(ms, value);
+                        current = Some((start_ms, window));
+                    }
+                }
+            }
+            Ok(true)
+        };
+        self.each_row(&sql, &parameters, visit).await?;
+        Ok(complete.then_some(open))
     }
 
     /// Fetches the samples and adds them up; `None` if there are more than `samples_max`.

@@ -1,0 +1,126 @@
+//! Upkeep in the way of others and others in its way: a network that stalls in a prune, a lock that
+//! is held when a handle writes first, rows that are dead but counted by nobody yet.
+#![allow(clippy::unwrap_used)]
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use libtest_mimic::{Arguments, Failed};
+use storage_core::metrics::time::from_ms;
+use storage_core::{ErrorKind, MetricRecord, Outcome, StorageBackend};
+use storage_postgres::PostgresBackend;
+
+#[path = "support/mod.rs"]
+mod support;
+
+use support::proxy::{Proxy, Then};
+use support::server::shared_trial;
+
+/// 2026-01-01.
+const START_MS: i64 = 1_767_225_600_000;
+
+fn main() -> ExitCode {
+    let trials = vec![
+        shared_trial("a_prune_that_stalls_ends_and_writes_go_on", stalled_prune),
+        shared_trial("a_lock_held_at_the_first_write_is_waited_for_once", held_at_first),
+        shared_trial("compaction_frees_what_a_prune_has_just_removed", compaction_frees),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+fn fresh_schema() -> String {
+    format!("upkeep_{}_{:08x}", std::process::id(), fastrand::u32(..))
+}
+
+fn batch(range: std::ops::Range<i64>) -> Vec<MetricRecord> {
+    let record = |second| MetricRecord::new("a", from_ms(START_MS + second * 1000), "m", 1.0);
+    range.map(record).collect()
+}
+
+/// The network stalls in the middle of a prune, which holds back the writes of its handle.
+fn stalled_prune() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let server: tokio_postgres::Config = url.parse().unwrap();
+        let port = server.get_ports()[0];
+        let proxy = Proxy::start(format!("127.0.0.1:{port}")).await;
+        let by_proxy = url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
+        let options = support::options(&by_proxy, &schema);
+        // A step of upkeep may take ten times as long.
+        let options = options.statement_timeout(Duration::from_millis(100));
+        let store = Arc::new(PostgresBackend::open(options).await.unwrap());
+        store.write_batch(&batch(0..1000)).await.unwrap();
+        // Past what connecting takes, in front of the end.
+        proxy.strike_after(4_000, Then::Stall);
+        let cutoff = from_ms(START_MS + 500_000);
+        let pruned = tokio::time::timeout(Duration::from_secs(20), store.prune_before(cutoff));
+        let error = pruned.await.expect("the prune ends").unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error:#}");
+        proxy.heal();
+        assert!(proxy.struck() > 0, "nothing stalled");
+        // The server may still hold the locks of the prune; the handle is not stuck.
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while let Err(error) = store.write_batch(&batch(1000..1100)).await {
+            assert!(error.is_retryable(), "{error:#}");
+            assert!(Instant::now() < deadline, "{error:#}");
+        }
+        // Where the outcome is unknown it is pruned already, or is now.
+        let removed = store.prune_before(cutoff).await.unwrap();
+        assert!(removed == 500 || error.outcome() == Outcome::Unknown, "{removed} removed");
+        assert_eq!(store.stats().await.unwrap().total_metrics, 600);
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// A handle looks around before it writes first; what is locked then is `Busy` after one timeout.
+fn held_at_first() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let timeout = Duration::from_secs(1);
+        let options = support::options(&url, &schema).lock_timeout(timeout);
+        let store = PostgresBackend::open(options).await.unwrap();
+        let holder = support::raw(&url).await;
+        let lock = format!("BEGIN; LOCK TABLE {schema}.series IN ACCESS EXCLUSIVE MODE");
+        holder.batch_execute(&lock).await.unwrap();
+        let before = Instant::now();
+        let error = store.write_batch(&batch(0..10)).await.unwrap_err();
+        assert!(before.elapsed() < 5 * timeout, "{:?}", before.elapsed());
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
+        holder.batch_execute("ROLLBACK").await.unwrap();
+        store.write_batch(&batch(0..10)).await.unwrap();
+        assert_eq!(store.stats().await.unwrap().total_metrics, 10);
+        store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// The server counts dead rows a second late or more, so that whoever asks it what to vacuum finds
+/// nothing to do right after a prune.
+fn compaction_frees() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let store = PostgresBackend::open(support::options(&url, &schema)).await.unwrap();
+        store.write_batch(&batch(0..20_000)).await.unwrap();
+        assert_eq!(store.prune_before(from_ms(START_MS + 10_000_000)).await.unwrap(), 10_000);
+        store.compact().await.unwrap();
+        // Below zero until a table is vacuumed for the first time.
+        let untouched = format!(
+            "SELECT count(*) FROM pg_class c JOIN pg_inherits i ON i.inhrelid = c.oid
+             WHERE i.inhparent = '{schema}.samples'::regclass AND c.reltuples < 0"
+        );
+        let row = support::raw(&url).await.query_one(&untouched, &[]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), 0, "tables that were not vacuumed");
+        store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
