@@ -112,6 +112,26 @@ pub const TARGETS: &[Target] = &[
     // "No more", as far as two interleaved runs can tell.
     at_most("growth", "write, 10 times the data by 1", 1.05),
     at_most("growth", "question, 10 times the data by 1, worst", 1.2),
+    at_least("postgres write 1000", "times raw COPY", 0.9),
+    at_least("postgres write 10000", "times raw COPY", 0.9),
+    at_least("postgres callers 16 of 100", "times one caller", 5.0),
+    at_most("postgres single-groupby-1-1-1", "times SQL by hand", 1.15),
+    at_most("postgres single-groupby-1-1-12", "times SQL by hand", 1.15),
+    at_most("postgres single-groupby-1-8-1", "times SQL by hand", 1.15),
+    at_most("postgres single-groupby-5-1-1", "times SQL by hand", 1.15),
+    at_most("postgres single-groupby-5-8-1", "times SQL by hand", 1.15),
+    at_most("postgres cpu-max-all-1", "times SQL by hand", 1.15),
+    at_most("postgres cpu-max-all-8", "times SQL by hand", 1.15),
+    at_most("postgres double-groupby-1", "times SQL by hand", 1.15),
+    at_most("postgres double-groupby-all", "times SQL by hand", 1.15),
+    at_most("postgres lastpoint", "times SQL by hand", 1.15),
+    at_most("postgres groupby-orderby-limit", "times SQL by hand", 1.15),
+    at_most("postgres high-cpu-1", "times SQL by hand", 1.15),
+    at_most("postgres query_range, an hour of a series", "p50", 1.5),
+    at_most("postgres stats", "p50", 50.0),
+    at_least("postgres target: 10,000 metrics a second", "acknowledged", 10e3),
+    at_most("postgres target: batches under 10 ms", "write p50", 10.0),
+    at_most("postgres target: dashboards under 100 ms at a million samples", "p50", 100.0),
 ];
 
 /// The bar of a metric, if it has one.

@@ -16,9 +16,12 @@ pub const OURS: &str = "storage-sqlite";
 /// What the Parquet backend is called.
 pub const PARQUET: &str = "storage-parquet";
 
+/// What the PostgreSQL backend is called.
+pub const OURS_POSTGRES: &str = "storage-postgres";
+
 /// Whether figures of an engine are held against bars.
 pub fn is_ours(engine: &str) -> bool {
-    [OURS, PARQUET].contains(&engine)
+    [OURS, PARQUET, OURS_POSTGRES].contains(&engine)
 }
 
 /// One figure.
