@@ -1,7 +1,9 @@
 //! The store that `--url` names, and how its URL may be shown.
 
+use std::sync::Arc;
+
 use anyhow::{Result, bail};
-use storage::{ErrorKind, Store};
+use storage::{ErrorKind, StorageBackend, Store};
 
 /// What a URL that holds other URLs starts with.
 const TIERED: &str = "tiered://?";

@@ -16,6 +16,7 @@ use storage_core::{
     Error, ErrorKind, HealthStatus, MetricRecord, Outcome, SeriesFilter, StorageBackend, TimeRange,
 };
 use storage_postgres::{PostgresBackend, PostgresOptions};
+use tokio::time::MissedTickBehavior;
 
 #[path = "support/mod.rs"]
 mod support;
@@ -159,6 +160,8 @@ fn killer() -> Result<(), Failed> {
                 let fresh = Fresh { url, schema };
                 let admin = support::raw(&fresh.url).await;
                 let mut every = tokio::time::interval(Duration::from_millis(50));
+                // Not at once after a strike that took long: then nothing would ever get through.
+                every.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 let mut kills = 0;
                 while !over.load(Ordering::SeqCst) {
                     every.tick().await;
@@ -186,7 +189,7 @@ fn killer() -> Result<(), Failed> {
 }
 
 fn patient() -> RetryPolicy {
-    RetryPolicy::default().with_attempts_max(100).with_delay_max(Duration::from_millis(50))
+    RetryPolicy::default().with_attempts_max(1000).with_delay_max(Duration::from_millis(50))
 }
 
 /// One connection for questions, held by one that waits for a lock.

@@ -1,5 +1,6 @@
 //! What only SQLite has of record history: damage that is found, plans that use the index, space
 //! that is given back, and commits of many callers together.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;
 

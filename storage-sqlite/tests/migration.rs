@@ -1,5 +1,6 @@
 //! A file that an older version of this library wrote is opened, migrated and read; its bytes are in
 //! `tests/data`.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

@@ -70,7 +70,7 @@ impl Broken {
     fn refuse_good_ones(&self, values: &[StoredValue]) -> Result<()> {
         let is_far = |value: &StoredValue| {
             let ms = floor_ms(value.stored_at);
-            ms < MIN_MS + 1000 || ms > END_MS - 1000
+            !(MIN_MS + 1000..=END_MS - 1000).contains(&ms)
         };
         let is_large = |value: &StoredValue| value.value.to_string().len() > 100_000;
         match self.bug {
