@@ -366,6 +366,8 @@ async fn late_batches_beside_an_archiver_are_seen_whole() {
                         .await
                         .unwrap();
                     assert_eq!(scanned.iter().map(|one| one.samples.len()).sum::<usize>(), 8);
+                    // Nothing in memory ever waits: without this the timers might never be served.
+                    tokio::task::yield_now().await;
                 }
             })
         })
