@@ -38,14 +38,17 @@ cases! { "cancel":
 }
 
 /// Where calls are given up: after so many polls, and after so long.
-fn moments() -> impl Iterator<Item = (u32, Duration)> {
+pub(super) fn moments() -> impl Iterator<Item = (u32, Duration)> {
     let polls = [1, 2, 3, 4, 5, 6, 8, 10, 13, 17].into_iter().map(|polls| (polls, Duration::MAX));
     let micros = [0, 5, 10, 20, 40, 80, 150, 300, 600, 1200, 2500, 5000];
     polls.chain(micros.map(|us| (u32::MAX, Duration::from_micros(us))))
 }
 
 /// Polls a future until the moment has come, and drops it; returns what it gave before that.
-async fn drop_at<F: Future>((polls, time): (u32, Duration), future: F) -> Option<F::Output> {
+pub(super) async fn drop_at<F: Future>(
+    (polls, time): (u32, Duration),
+    future: F,
+) -> Option<F::Output> {
     let mut future = pin!(future);
     let started = Instant::now();
     for _ in 0..polls {

@@ -7,6 +7,7 @@ use serde_json::{Number, Value};
 use twox_hash::XxHash3_128;
 
 use crate::error::Result;
+use crate::metrics::record::normal_value;
 use crate::metrics::time::floor_ms;
 use crate::metrics::{Sample, SeriesFilter, SeriesKey, StorageBackend, TimeRange};
 
@@ -151,12 +152,17 @@ fn push_canonical(bytes: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// Appends a number by its value: backends that keep JSON as decimals turn `1e0` into `1`.
+/// From here on, JSON is written with exponents, which backends that keep it as decimals turn into
+/// whole numbers.
+const EXPONENTS_MIN: f64 = 1e16;
+
+/// Appends a number. Whole numbers and fractions stay apart, as `1` and `1.0` do, but for those
+/// that are too large for that.
 fn push_number(bytes: &mut Vec<u8>, number: &Number) {
     let whole = number.as_i128().or_else(|| {
         let value = number.as_f64().filter(|value| value.fract() == 0.0)?;
         // Beyond that the conversion saturates.
-        (value.abs() < 1e38).then_some(value as i128)
+        (EXPONENTS_MIN..1e38).contains(&value.abs()).then_some(value as i128)
     });
     match (whole, number.as_f64()) {
         (Some(whole), _) => {
@@ -165,7 +171,7 @@ fn push_number(bytes: &mut Vec<u8>, number: &Number) {
         }
         (None, Some(value)) => {
             bytes.push(b'd');
-            bytes.extend(value.to_bits().to_le_bytes());
+            bytes.extend(normal_value(value).to_bits().to_le_bytes());
         }
         (None, None) => push_text(bytes, b'x', &number.to_string()),
     }
@@ -219,7 +225,10 @@ mod tests {
     #[test]
     fn equal_json_is_equal_however_it_is_written() {
         let of = |text: &str| hash("a", "b", 0, 0.0, serde_json::from_str(text).unwrap());
-        assert_eq!(of(r#"{"a":1,"b":[2]}"#), of(r#"{ "b": [2.0], "a": 1e0 }"#));
+        assert_eq!(of(r#"{"a":1.0,"b":[2]}"#), of(r#"{ "b": [2], "a": 1e0 }"#));
+        assert_ne!(of("[2]"), of("[2.0]"));
+        assert_eq!(of("1e16"), of("10000000000000000"));
+        assert_eq!(of("-0.0"), of("0.0"));
         assert_eq!(of("1e20"), of("100000000000000000000"));
         assert_eq!(of("1e300"), of(&format!("1{}", "0".repeat(300))));
         assert_ne!(of("18446744073709551615"), of("18446744073709551614"));

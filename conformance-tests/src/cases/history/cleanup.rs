@@ -1,7 +1,6 @@
 //! Removing what is old: `cleanup`.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -9,6 +8,7 @@ use storage_core::{HistoryQuery, Matcher, TimeRange};
 use tokio::sync::Barrier;
 
 use super::{all, ask, ramp, rows, rows_of, times, val, values};
+use crate::cases::cancel::{drop_at, moments};
 use crate::data::{METRIC, NOON, SERVER, at, at_us, rec};
 use crate::failure::CaseResult;
 use crate::harness::Ctx;
@@ -254,10 +254,9 @@ async fn a_prune_of_metrics_leaves_history_alone(ctx: &Ctx) -> CaseResult {
 /// A cleanup that is dropped leaves the handle usable, and repeating it removes the rest.
 async fn a_dropped_cleanup_can_be_repeated(ctx: &Ctx) -> CaseResult {
     let history = ctx.history()?;
-    for round in 0..8 {
+    for (round, moment) in (0_u64..).zip(moments().step_by(3)) {
         history.store_batch(&ramp("a", 5000)).await?;
-        let cleanup = history.cleanup(at(NOON + 4_000_000));
-        let _ = tokio::time::timeout(Duration::from_micros(300 * round), cleanup).await;
+        drop_at(moment, history.cleanup(at(NOON + 4_000_000))).await.transpose()?;
         // What is stored after that stays.
         history.store_batch(&[val("late", NOON, round)]).await?;
         ensure_eq!(ask(history, "late").await?.len(), 1, "round {round}");

@@ -1,13 +1,13 @@
 //! Handles, tasks, drops and ends: what holds whatever the values.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 use storage_core::{Error, ErrorKind, HistoryQuery, Matcher, Outcome};
 
 use super::{all, ask, ramp, rows, rows_of, val, values};
+use crate::cases::cancel::{drop_at, moments};
 use crate::data::{NOON, at, rec};
 use crate::failure::{CaseResult, Failure, expect_kind};
 use crate::harness::Ctx;
@@ -291,8 +291,7 @@ async fn a_dropped_batch_is_there_whole_or_not_at_all(ctx: &Ctx) -> CaseResult {
     for round in 0..30 {
         let name = format!("r{round:02}");
         let batch = ramp(&name, 200);
-        let store = history.store_batch(&batch);
-        let _ = tokio::time::timeout(Duration::from_micros(60 * round), store).await;
+        drop_at(moment, history.store_batch(&batch)).await.transpose()?;
         // A later batch of the same handle comes after whatever the dropped one does.
         history.store_batch(&[val("later", NOON, round)]).await?;
         let found = ask(history, &name).await?.len();
@@ -304,12 +303,10 @@ async fn a_dropped_batch_is_there_whole_or_not_at_all(ctx: &Ctx) -> CaseResult {
 /// A batch that is still stored after its future was dropped comes before later ones.
 async fn a_dropped_batch_comes_before_later_ones(ctx: &Ctx) -> CaseResult {
     let history = ctx.history()?;
-    for round in 0..30_u64 {
+    for (round, moment) in (0_u64..).zip(moments()) {
         let name = format!("r{round:02}");
         let first = vec![val(&name, NOON, 1)];
-        let _ =
-            tokio::time::timeout(Duration::from_micros(50 * round), history.store_batch(&first))
-                .await;
+        drop_at(moment, history.store_batch(&first)).await.transpose()?;
         history.store_batch(&[val(&name, NOON, 2)]).await?;
         let at_once = ask(history, &name).await?;
         ensure_eq!(values(&at_once).last(), Some(&Value::from(2)), "round {round}");
@@ -323,10 +320,9 @@ async fn a_dropped_batch_comes_before_later_ones(ctx: &Ctx) -> CaseResult {
 async fn dropped_questions_leave_the_handle_usable(ctx: &Ctx) -> CaseResult {
     let history = ctx.history()?;
     history.store_batch(&ramp("a", 3000)).await?;
-    for round in 0..40_u64 {
+    for moment in moments() {
         let query = HistoryQuery::parse("*")?;
-        let asked = history.query(&query);
-        let _ = tokio::time::timeout(Duration::from_micros(40 * round), asked).await;
+        drop_at(moment, history.query(&query)).await.transpose()?;
     }
     ensure_eq!(all(history).await?.len(), 3000);
     history.store_batch(&ramp("b", 3)).await?;
