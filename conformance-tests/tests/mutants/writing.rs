@@ -69,9 +69,9 @@ impl Broken {
                 let problem = record.validate().err();
                 let problem = problem.map(|error| error.message().to_owned()).unwrap_or_default();
                 let accepted = match self.bug {
-                    Bug::AcceptsLargeMetadata => "larger",
+                    Bug::AcceptsLargeMetadata => "too large",
                     Bug::AcceptsDeepMetadata => "nested",
-                    _ => "metadata holds a NUL",
+                    _ => "JSON holds a NUL",
                 };
                 if problem.contains(accepted) {
                     record.metadata = None;

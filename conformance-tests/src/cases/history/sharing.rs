@@ -288,7 +288,7 @@ async fn a_filled_history_is_found_in_order(ctx: &Ctx) -> CaseResult {
 /// Dropping the future of a call leaves all of its effect or none.
 async fn a_dropped_batch_is_there_whole_or_not_at_all(ctx: &Ctx) -> CaseResult {
     let history = ctx.history()?;
-    for round in 0..30 {
+    for (round, moment) in (0_u64..).zip(moments()) {
         let name = format!("r{round:02}");
         let batch = ramp(&name, 200);
         drop_at(moment, history.store_batch(&batch)).await.transpose()?;
