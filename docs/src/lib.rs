@@ -18,6 +18,7 @@ pages! {
     layers: "../guide/layers.md",
     copy: "../guide/copy.md",
     tiers: "../guide/tiers.md",
+    pipeline: "../guide/pipeline.md",
     sqlite: "../guide/backends/sqlite.md",
     postgres: "../guide/backends/postgres.md",
     parquet: "../guide/backends/parquet.md",

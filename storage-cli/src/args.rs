@@ -96,6 +96,10 @@ pub(crate) enum Command {
     Collect(Collect),
     /// Read samples from CSV, JSON lines or InfluxDB line protocol.
     Import(Import),
+    /// Run the pipeline of a configuration: collect or read, buffer, store, prune.
+    Run(Run),
+    /// Look at a configuration.
+    Config(ConfigArgs),
     /// Print the samples of one series, oldest first.
     Query(Query),
     /// Print count, minimum, maximum, average, sum, first and last.
@@ -257,6 +261,66 @@ pub(crate) struct Import {
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
     pub(crate) batch_size: u32,
+}
+
+/// The file that says what to run.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigFile {
+    /// The configuration; variables such as STORAGE__SQLITE__PATH go before it.
+    #[arg(long, short, default_value = "storage.json", value_name = "FILE")]
+    pub(crate) config: PathBuf,
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  storage run --config storage.json
+  tail -f metrics.jsonl | storage run --stdin
+  STORAGE__BACKEND=postgres storage run")]
+#[command(after_long_help = "\
+The configuration is JSON, comments allowed; `storage config check` prints every key with its
+default. It names the store: --url is not used.
+
+Records are written in batches of `buffer_size`, or when they are `flush_interval_secs` old. While
+the store is away they are kept in memory and, with a `spool`, on disk, and are written in order when it is back.
+Samples older than `retention.raw_metrics` are removed every `pruning_interval`.
+
+Ctrl-C and SIGTERM store what is left, within `shutdown_secs`; what the store does not take by then
+goes to the spool. The exit code is 1 if anything was lost.
+
+Examples:
+  storage run --config storage.json
+  tail -f metrics.jsonl | storage run --stdin
+  STORAGE__BACKEND=postgres storage run")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) file: ConfigFile,
+    /// Read samples from standard input until its end instead of measuring this host.
+    #[arg(long)]
+    pub(crate) stdin: bool,
+    /// Format of standard input [default: by the first line].
+    #[arg(long, value_enum, value_name = "FORMAT", requires = "stdin")]
+    pub(crate) input_format: Option<SampleFormat>,
+    /// Metric of lines that name none.
+    #[arg(long, value_name = "NAME", requires = "stdin")]
+    pub(crate) metric: Option<String>,
+    /// How times are written; see `storage help import`.
+    #[arg(long, default_value = "auto", value_name = "FORMAT", requires = "stdin")]
+    pub(crate) time_format: TimeFormat,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct ConfigArgs {
+    #[command(subcommand)]
+    pub(crate) command: ConfigCommand,
+}
+
+/// What to do with a configuration.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Say what is wrong with it, or print it with every default filled in and secrets hidden.
+    #[command(after_help = "Example:\n  storage config check --config storage.json")]
+    Check(ConfigFile),
 }
 
 /// How samples are written in a file.

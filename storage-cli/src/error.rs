@@ -39,7 +39,11 @@ pub(crate) fn line_of(error: &anyhow::Error, urls: &[String]) -> String {
 }
 
 fn advice_for(error: &storage::Error) -> Option<&'static str> {
+    let is_of_a_file = error.operation() == Some("load_config");
     Some(match error.kind() {
+        ErrorKind::Config | ErrorKind::NotFound if is_of_a_file => {
+            "correct it, or name another one with --config; `storage help run` tells more"
+        }
         ErrorKind::Config => "correct --url (or STORAGE_URL); `storage --help` shows examples",
         ErrorKind::Unsupported => "use another backend for this",
         ErrorKind::Unavailable => "see that the store is there and reachable, then repeat",

@@ -11,7 +11,7 @@
 //! | [`memory`] | [`InMemory`], the reference backend |
 //! | [`layers`] | wrappers that are backends themselves: retry, timeout, observe, faulty |
 //! | [`compose`] | backends made of several: tiered |
-//! | [`pipeline`] | what moves records between stores: copy, compare, archive |
+//! | [`pipeline`] | what moves records: the actor that ingests, the spool; copy, compare, archive |
 //!
 //! Each contract is stated in one place, the documentation of its trait; the crate
 //! `conformance-tests` holds a case for every sentence of it. This crate knows no driver, no SQL

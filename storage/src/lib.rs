@@ -4,6 +4,8 @@
 //! location holds; a Cargo feature decides which backends are
 //! built in. Everything of the contract is re-exported from [`storage_core`].
 
+#[cfg(feature = "config")]
+pub mod config;
 mod registry;
 mod tiers;
 

@@ -120,7 +120,7 @@ fn summarise(
 
 /// The times at which samples are taken: multiples of the interval since 1970.
 #[derive(Debug)]
-struct Ticks {
+pub(super) struct Ticks {
     interval_ms: i64,
     start_ms: i64,
     last_ms: i64,
@@ -130,7 +130,7 @@ struct Ticks {
 }
 
 impl Ticks {
-    fn new(interval: Duration, duration: Option<Duration>, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(interval: Duration, duration: Option<Duration>, now: DateTime<Utc>) -> Self {
         let ms = |length: Duration| i64::try_from(length.as_millis()).unwrap_or(i64::MAX);
         let (interval_ms, start_ms) = (ms(interval), now.timestamp_millis());
         let end_ms = duration.map(|duration| start_ms.saturating_add(ms(duration)));
@@ -146,7 +146,7 @@ impl Ticks {
     }
 
     /// Returns the next tick and how long it is until then.
-    fn next(&mut self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Duration)> {
+    pub(super) fn next(&mut self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, Duration)> {
         let now_ms = now.timestamp_millis();
         let tick_ms = now_ms - now_ms.rem_euclid(self.interval_ms) + self.interval_ms;
         // A clock that was put back makes the same tick come again, or an earlier one.
@@ -296,7 +296,7 @@ impl Queue {
 }
 
 /// Returns what yields a value whenever the program is asked to end.
-fn stop_signals() -> Result<mpsc::Receiver<()>> {
+pub(super) fn stop_signals() -> Result<mpsc::Receiver<()>> {
     let (sender, receiver) = mpsc::channel(2);
     #[cfg(unix)]
     {

@@ -8,6 +8,7 @@ mod check;
 mod collect;
 mod compact;
 mod completions;
+mod config;
 mod copy;
 mod export;
 mod health;
@@ -17,6 +18,7 @@ mod latest;
 mod plot;
 mod prune;
 mod query;
+mod run;
 mod series;
 mod stats;
 
@@ -40,14 +42,15 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
     let mut output = Output::stdout(&global);
     let output = &mut output;
     let shown_url = store::shown(&global.url);
-    if let Command::Completions(args) = command {
-        return completions::run(&args, output);
-    }
-    if let Command::Copy(args) = command {
-        return copy::run(&args, output).await;
-    }
-    if let Command::Archive(args) = command {
-        return archive::run(&args, output).await;
+    match &command {
+        Command::Completions(args) => return completions::run(args, output),
+        // Their store is named by a file.
+        Command::Run(args) => return run::run(args, output).await,
+        Command::Config(args) => return config::run(args, output),
+        // They name their own.
+        Command::Copy(args) => return copy::run(args, output).await,
+        Command::Archive(args) => return archive::run(args, output).await,
+        _ => {}
     }
     let (mut prepared, mut values) = (None, None);
     match &command {
@@ -80,7 +83,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Check => check::run(&*store, output).await,
         Command::Compact => compact::run(&*store, output).await,
         // Done above: they do not work on the store of --url.
-        Command::Copy(_) | Command::Archive(_) | Command::Completions(_) => Ok(ExitCode::SUCCESS),
+        Command::Copy(_)
+        | Command::Archive(_)
+        | Command::Completions(_)
+        | Command::Run(_)
+        | Command::Config(_) => Ok(ExitCode::SUCCESS),
     };
     let closed = whole.close().await;
     let code = code?;

@@ -37,6 +37,7 @@ mod timeout;
 pub use faulty::{Fault, FaultControl, FaultCounts, FaultPlan, Faulty};
 pub use observe::{CountersSnapshot, Observe, OperationCounters};
 pub use operation::Operation;
+pub(crate) use retry::Delays;
 pub use retry::{Retry, RetryPolicy};
 pub use timeout::{Timeout, Timeouts};
 

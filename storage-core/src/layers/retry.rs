@@ -19,7 +19,8 @@ use crate::metrics::{
     SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
 };
 
-type Delays = <ExponentialBuilder as BackoffBuilder>::Backoff;
+/// The delays of a policy, one after the other.
+pub(crate) type Delays = <ExponentialBuilder as BackoffBuilder>::Backoff;
 
 /// How often and how long [`Retry`] tries.
 ///
@@ -103,7 +104,7 @@ impl RetryPolicy {
         self.elapsed_max
     }
 
-    fn delays(&self) -> Delays {
+    pub(crate) fn delays(&self) -> Delays {
         // backon adds up to 100 % of jitter on top: from the half, that ends at the bound.
         let divisor = if self.jitter { 2 } else { 1 };
         let repeats_max = self.attempts_max.saturating_sub(1);

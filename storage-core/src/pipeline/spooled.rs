@@ -1,0 +1,372 @@
+//! A backend with a spool in front: it accepts batches while the store behind is away.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures_util::{TryStreamExt, stream};
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep};
+
+use super::spool::Spool;
+use crate::capabilities::Capabilities;
+use crate::error::{Error, ErrorKind, Result};
+use crate::layers::RetryPolicy;
+use crate::metrics::record::validate_batch;
+use crate::metrics::{
+    CheckReport, Health, HealthStatus, MetricAggregation, MetricRecord, ScanStream, SeriesFilter,
+    SeriesInfo, SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
+};
+
+/// How many records are drained at once.
+const DRAIN_RECORDS_MAX: usize = 10_000;
+
+/// What a [`Spooled`] answers while batches wait in its spool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SpooledReads {
+    /// What was acknowledged: a read drains the spool first, and fails if that does not work in
+    /// time.
+    #[default]
+    Exact,
+    /// What is in the store, without what waits.
+    Stored,
+}
+
+/// Accepts batches also while the store behind does not take them.
+///
+/// A batch that the store refuses for a passing reason (the error is retryable, or the kind is
+/// `StorageFull` or `Io`) goes into the [`Spool`], and `write_batch` returns `Ok`: it survives
+/// what the spool survives. From then on all batches go there, until the spool is drained, in
+/// order, in the background.
+///
+/// # What holds of the contract
+/// All of it for this handle, and for all handles in this process that share the spool: reads and
+/// prunes drain it first, for up to [`wait_max`](Self::with_wait_max), and fail otherwise with the
+/// error of the store. Whoever reads the store past the spool sees a batch once it is drained.
+///
+/// All handles that share a spool must lead to the same store. A batch that the store refuses for
+/// good when it is drained stays where it is, and what is behind it too: `health` says so.
+///
+/// A write with the outcome `Unknown` may have been applied, and is applied again from the spool: a
+/// prune or a write of the same samples by somebody else in between is undone by that, as by a
+/// [late repetition](crate::layers::Retry#a-late-repetition).
+///
+/// # Errors
+/// `write_batch` fails if the spool is full or fails too: with the error of the store if it was
+/// asked, else with that of the spool.
+///
+/// # Cost
+/// Nothing while the spool is empty. A store that hangs is noticed by a
+/// [`Timeout`](crate::layers::Timeout): wrap it in one.
+///
+/// # Example
+/// ```
+/// use std::sync::Arc;
+/// use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
+/// use storage_core::pipeline::{Spool, SpoolLimits, Spooled};
+/// use storage_core::{InMemory, MetricRecord, StorageBackend};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> storage_core::Result<()> {
+/// let shaky = Faulty::new(InMemory::new(), FaultPlan::new(1));
+/// shaky.control().inject(Operation::WriteBatch, Fault::Refused);
+/// let spool = Spool::open(Arc::new(InMemory::new()), SpoolLimits::default()).await?;
+/// let store = Spooled::new(shaky, spool);
+///
+/// store.write_batch(&[MetricRecord::new("web-1", chrono::Utc::now(), "cpu", 1.0)]).await?;
+/// assert_eq!(store.stats().await?.total_metrics, 1);
+/// # Ok(()) }
+/// ```
+pub struct Spooled<B> {
+    shared: Arc<Shared<B>>,
+    reads: SpooledReads,
+    wait_max: Duration,
+    drainer: AbortHandle,
+}
+
+struct Shared<B> {
+    inner: B,
+    spool: Spool,
+    retry: RetryPolicy,
+    closed: AtomicBool,
+    /// Rung when the spool was filled.
+    filled: Notify,
+}
+
+impl<B> Drop for Spooled<B> {
+    fn drop(&mut self) {
+        self.drainer.abort();
+    }
+}
+
+impl<B> std::fmt::Debug for Spooled<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { reads, wait_max, .. } = self;
+        f.debug_struct("Spooled")
+            .field("spool", &self.shared.spool)
+            .field("reads", reads)
+            .field("wait_max", wait_max)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<B: StorageBackend + 'static> Spooled<B> {
+    /// Wraps `inner`, and drains what lies in `spool` already. Must be called on a Tokio runtime.
+    pub fn new(inner: B, spool: Spool) -> Self {
+        Self::with_retry(inner, spool, RetryPolicy::default())
+    }
+
+    /// Like [`new`](Self::new), with delays of one's own between attempts to drain; their number
+    /// and the time they take have no bound here.
+    pub fn with_retry(inner: B, spool: Spool, retry: RetryPolicy) -> Self {
+        let retry = retry.with_attempts_max(u32::MAX);
+        let closed = AtomicBool::new(false);
+        let shared = Arc::new(Shared { inner, spool, retry, closed, filled: Notify::new() });
+        let drainer = tokio::spawn(Shared::drain_for_ever(Arc::clone(&shared))).abort_handle();
+        let (reads, wait_max) = (SpooledReads::default(), Duration::from_secs(5));
+        Self { shared, reads, wait_max, drainer }
+    }
+
+    /// Sets what reads answer while batches wait. Default: [`SpooledReads::Exact`].
+    #[must_use]
+    pub fn with_reads(mut self, reads: SpooledReads) -> Self {
+        self.reads = reads;
+        self
+    }
+
+    /// Sets how long a read, a prune or a flush goes on trying to drain the spool. Default: 5 s.
+    #[must_use]
+    pub fn with_wait_max(mut self, wait_max: Duration) -> Self {
+        self.wait_max = wait_max;
+        self
+    }
+
+    /// What it wraps.
+    pub fn inner(&self) -> &B {
+        &self.shared.inner
+    }
+
+    /// The spool.
+    pub fn spool(&self) -> &Spool {
+        &self.shared.spool
+    }
+
+    async fn before_read(&self, operation: &'static str) -> Result<()> {
+        match self.reads {
+            SpooledReads::Exact => self.settle(operation).await,
+            SpooledReads::Stored => Ok(()),
+        }
+    }
+
+    /// Drains what was in the spool when this was called.
+    async fn settle(&self, operation: &'static str) -> Result<()> {
+        let Shared { inner, spool, retry, .. } = &*self.shared;
+        if spool.is_empty() {
+            return Ok(());
+        }
+        let (tail, deadline) = (spool.tail(), Instant::now() + self.wait_max);
+        let mut delays = retry.delays();
+        while !spool.is_drained_to(tail) {
+            let Err(error) = self.shared.drain_step().await else { continue };
+            let delay = delays.next().filter(|delay| Instant::now() + *delay < deadline);
+            match delay.filter(|_| error.kind() != ErrorKind::Closed) {
+                Some(delay) => sleep(delay).await,
+                // The reason is that of a write; what fails is this operation.
+                None => {
+                    let message = "batches wait in the spool, and the store does not take them";
+                    return Err(Error::new(error.kind(), message)
+                        .with_retryable(error.is_retryable())
+                        .with_backend(inner.name())
+                        .with_operation(operation)
+                        .with_source(error));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts a batch into the spool; `refused` is what the store said about it.
+    async fn hold(&self, records: &[MetricRecord], refused: Option<Error>) -> Result<()> {
+        // The store may have refused before it had a look.
+        validate_batch(records)
+            .map_err(|error| error.with_backend(self.name()).with_operation("write_batch"))?;
+        match self.shared.spool.push(records).await {
+            Ok(()) => {
+                self.shared.filled.notify_one();
+                Ok(())
+            }
+            Err(error) => {
+                tracing::warn!(target: "storage", %error, "the spool does not take a batch");
+                Err(refused.unwrap_or(error.with_backend(self.name())))
+            }
+        }
+    }
+
+    fn check_open(&self, operation: &'static str) -> Result<()> {
+        if !self.shared.closed.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Closed, "the store was closed")
+            .with_backend(self.name())
+            .with_operation(operation))
+    }
+}
+
+impl<B: StorageBackend + 'static> Shared<B> {
+    fn drain_step(&self) -> impl Future<Output = Result<usize>> + Send {
+        self.spool.drain_step(DRAIN_RECORDS_MAX, move |records| async move {
+            self.inner.write_batch(&records).await
+        })
+    }
+
+    async fn drain_for_ever(self: Arc<Self>) {
+        let mut delays = self.retry.delays();
+        while !self.closed.load(Ordering::Acquire) {
+            if self.spool.is_empty() {
+                delays = self.retry.delays();
+                self.filled.notified().await;
+                continue;
+            }
+            if let Err(error) = self.drain_step().await {
+                tracing::debug!(target: "storage", %error, "the spool cannot be drained");
+                sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+            }
+        }
+    }
+}
+
+/// Whether a store that says this may take the same batch later.
+fn is_passing(error: &Error) -> bool {
+    error.is_retryable() || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Io)
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<B: StorageBackend + 'static> StorageBackend for Spooled<B> {
+    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
+        let operation = "write_batch";
+        self.check_open(operation)?;
+        if self.shared.spool.is_idle() {
+            return match self.shared.inner.write_batch(records).await {
+                Err(error) if is_passing(&error) => self.hold(records, Some(error)).await,
+                written => written,
+            };
+        }
+        self.hold(records, None).await
+    }
+
+    async fn query_range(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> Result<Vec<MetricRecord>> {
+        self.before_read("query_range").await?;
+        self.shared.inner.query_range(server_id, metric_type, range).await
+    }
+
+    async fn aggregate(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> Result<MetricAggregation> {
+        self.before_read("aggregate").await?;
+        self.shared.inner.aggregate(server_id, metric_type, range).await
+    }
+
+    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
+        // Otherwise what is drained later would bring back what was pruned.
+        self.settle("prune_before").await?;
+        self.shared.inner.prune_before(cutoff).await
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.before_read("stats").await?;
+        self.shared.inner.stats().await
+    }
+
+    fn name(&self) -> &'static str {
+        self.shared.inner.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.shared.inner.capabilities()
+    }
+
+    async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
+        self.before_read("series").await?;
+        self.shared.inner.series(filter).await
+    }
+
+    async fn latest(
+        &self,
+        filter: &SeriesFilter,
+        n_per_series: usize,
+    ) -> Result<Vec<SeriesSamples>> {
+        self.before_read("latest").await?;
+        self.shared.inner.latest(filter, n_per_series).await
+    }
+
+    async fn windows(
+        &self,
+        filter: &SeriesFilter,
+        range: TimeRange,
+        width: Duration,
+    ) -> Result<Vec<SeriesWindows>> {
+        self.before_read("windows").await?;
+        self.shared.inner.windows(filter, range, width).await
+    }
+
+    fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
+        let filter = filter.clone();
+        let opened = async move {
+            self.before_read("scan").await?;
+            Ok(self.shared.inner.scan(&filter, range))
+        };
+        Box::pin(stream::once(opened).try_flatten())
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.settle("flush").await?;
+        self.shared.inner.flush().await
+    }
+
+    async fn compact(&self) -> Result<()> {
+        self.shared.inner.compact().await
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        self.before_read("check").await?;
+        self.shared.inner.check().await
+    }
+
+    async fn health(&self) -> Health {
+        let health = self.shared.inner.health().await;
+        let backlog = self.shared.spool.backlog();
+        if health.status != HealthStatus::Healthy || backlog.records == 0 {
+            return health;
+        }
+        let age = backlog.oldest_age.unwrap_or_default().as_secs();
+        let message =
+            format!("{} records wait in the spool, the oldest for {age} s", backlog.records);
+        Health { status: HealthStatus::Degraded, message }
+    }
+
+    async fn close(&self) -> Result<()> {
+        // What cannot be drained stays in the spool for the next handle: it was acknowledged as
+        // durable as the spool is.
+        if let Err(error) = self.settle("close").await {
+            tracing::warn!(target: "storage", %error, "batches stay in the spool");
+        }
+        let closed = self.shared.inner.close().await;
+        if self.capabilities().close {
+            self.shared.closed.store(true, Ordering::Release);
+            self.drainer.abort();
+        }
+        closed
+    }
+}

@@ -1,0 +1,140 @@
+//! A backend with a spool in front, while the store behind is away.
+
+use std::sync::Arc;
+
+use storage_core::layers::{FaultPlan, Faulty};
+use storage_core::metrics::time::from_ms;
+use storage_core::pipeline::{Spool, SpoolLimits, Spooled, SpooledReads};
+use storage_core::{ErrorKind, HealthStatus, InMemory, MetricRecord, StorageBackend};
+use tokio::time::{Instant, sleep};
+
+use crate::support::*;
+
+type Store = Spooled<Faulty<InMemory>>;
+
+async fn store(limits: SpoolLimits) -> Store {
+    let faulty = Faulty::new(InMemory::new(), FaultPlan::new(1).with_refused(1.0));
+    faulty.control().off();
+    Spooled::new(faulty, spool_of(limits).await)
+}
+
+async fn behind(store: &Store) -> u64 {
+    store.inner().inner().stats().await.unwrap().total_metrics
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_are_taken_while_the_store_is_away_and_stored_when_it_is_back() {
+    let store = store(SpoolLimits::default()).await;
+    store.write_batch(&records(0..10)).await.unwrap();
+    assert_eq!((behind(&store).await, store.spool().is_empty()), (10, true));
+    store.inner().control().on();
+    store.write_batch(&records(10..20)).await.unwrap();
+    store.write_batch(&records(20..30)).await.unwrap();
+    sleep(seconds(20)).await;
+    assert_eq!((behind(&store).await, store.spool().backlog().records), (10, 20));
+    store.inner().control().off();
+    let health = store.health().await;
+    assert_eq!(health.status, HealthStatus::Degraded, "{}", health.message);
+    eventually("it is drained", async || store.spool().is_empty()).await;
+    assert_eq!(values(&store).await, (0..30).collect::<Vec<_>>());
+    assert_eq!(store.health().await.status, HealthStatus::Healthy);
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_never_miss_what_was_acknowledged() {
+    let store = store(SpoolLimits::default()).await;
+    store.inner().control().on();
+    store.write_batch(&records(0..10)).await.unwrap();
+    let started = Instant::now();
+    let error = store.stats().await.unwrap_err();
+    assert_eq!((error.kind(), error.operation()), (ErrorKind::Unavailable, Some("stats")));
+    assert!(error.is_retryable() && started.elapsed() <= seconds(5));
+    assert!(store.prune_before(from_ms(5)).await.is_err(), "the spool would bring it back");
+    assert!(store.flush().await.is_err());
+    store.inner().control().off();
+    assert_eq!(store.prune_before(from_ms(5)).await.unwrap(), 5);
+    assert_eq!(values(&store).await, (5..10).collect::<Vec<_>>());
+
+    let store = store.with_reads(SpooledReads::Stored);
+    store.inner().control().on();
+    store.write_batch(&records(20..21)).await.unwrap();
+    store.inner().control().off();
+    assert_eq!(values(&store).await, (5..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_spool_gives_the_error_of_the_store() {
+    let store = store(SpoolLimits::default().with_records_max(10)).await;
+    store.inner().control().on();
+    let error = store.write_batch(&records(0..11)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    store.write_batch(&records(0..10)).await.unwrap();
+    let error = store.write_batch(&records(10..11)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::StorageFull);
+    let bad = MetricRecord::new("", from_ms(0), "m", 1.0);
+    let error = store.write_batch(&[bad]).await.unwrap_err();
+    assert_eq!((error.kind(), error.backend()), (ErrorKind::InvalidArgument, Some("memory")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_drained_at_the_end_waits_for_the_next_handle() {
+    let (main, queue) = (InMemory::open("spooled-main"), Arc::new(InMemory::open("spooled-queue")));
+    let faulty = Faulty::new(main, FaultPlan::new(1).with_refused(1.0));
+    let spool = Spool::open(as_dyn(&queue), SpoolLimits::default()).await.unwrap();
+    let first = Spooled::new(faulty, spool);
+    first.write_batch(&records(0..10)).await.unwrap();
+    let _ = first.close().await;
+    drop(first);
+    let spool = Spool::open(queue, SpoolLimits::default()).await.unwrap();
+    let second = Spooled::new(InMemory::open("spooled-main"), spool);
+    assert_eq!(values(&second).await, (0..10).collect::<Vec<_>>());
+    second.close().await.unwrap();
+    assert_eq!(second.write_batch(&records(0..1)).await.unwrap_err().kind(), ErrorKind::Closed);
+    assert_eq!(second.stats().await.unwrap_err().kind(), ErrorKind::Closed);
+}
+
+/// A write that was given up while it went into the spool does not come behind a later one.
+#[tokio::test(start_paused = true)]
+async fn a_dropped_write_does_not_overtake() {
+    for polls in 0..20 {
+        let store = store(SpoolLimits::default()).await;
+        store.inner().control().on();
+        let mut old = records(0..1);
+        old[0].value = -1.0;
+        {
+            let mut dropped = store.write_batch(&old);
+            for _ in 0..polls {
+                if futures_util::poll!(&mut dropped).is_ready() {
+                    break;
+                }
+            }
+        }
+        store.inner().control().off();
+        store.write_batch(&records(0..1)).await.unwrap();
+        assert_eq!(values(&store).await, [0], "after {polls} polls");
+        eventually("it is drained", async || store.spool().is_empty()).await;
+        assert_eq!(values(&store).await, [0], "after {polls} polls");
+    }
+}
+
+/// An older value never covers a newer one, whichever way each went.
+#[tokio::test(start_paused = true)]
+async fn the_last_write_wins_through_the_spool() {
+    let store = store(SpoolLimits::default()).await;
+    let mut same = records(0..1);
+    for round in 0..100 {
+        same[0].value = f64::from(round);
+        match round % 10 {
+            2 => store.inner().control().on(),
+            7 => store.inner().control().off(),
+            _ => {}
+        }
+        store.write_batch(&same).await.unwrap();
+        if round % 3 == 0 {
+            sleep(seconds(1)).await;
+        }
+        if !(2..7).contains(&(round % 10)) {
+            assert_eq!(values(&store).await, [i64::from(round)]);
+        }
+    }
+}

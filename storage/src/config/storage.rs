@@ -1,0 +1,250 @@
+//! The section `storage`, and what is made of it: a store, a spool, the options of an actor.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use storage_core::pipeline::{ActorOptions, Spool, SpoolLimits};
+use storage_core::{Error, ErrorKind, Result, StorageBackend};
+
+use super::age::Age;
+use super::options::{
+    BackendName, CollectConfig, ParquetConfig, PostgresConfig, SpoolConfig, SqliteConfig,
+};
+use super::retention::RetentionConfig;
+use super::{Config, bad_value};
+use crate::connect;
+
+/// The section `storage`.
+///
+/// | key | default | |
+/// |---|---|---|
+/// | `backend` | `sqlite` | which of the sections below is used |
+/// | `url` | | a URL as [`connect`] takes it, instead of `backend` |
+/// | `path` | | the same as `sqlite.path` or `parquet.base_path` |
+/// | `sqlite.path` | `metrics.db` | |
+/// | `postgres.url`, `postgres.pool_size` | | |
+/// | `parquet.base_path`, `parquet.batch_size` | `parquet`, 10,000 | |
+/// | `buffer_size` | 1000 | records that make a batch |
+/// | `flush_interval_secs` | 30 | how old a record gets before it is written |
+/// | `shutdown_secs` | 30 | how long the end may take |
+/// | `retention` | everything is kept | see [`RetentionConfig`] |
+/// | `pruning_interval` | `1h` | how often old samples are removed |
+/// | `spool` | none | see [`SpoolConfig`] |
+/// | `collect` | every second | see [`CollectConfig`] |
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StorageConfig {
+    /// Which backend.
+    pub backend: BackendName,
+    /// A URL instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Where the file or the directory of the backend lies.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<String>,
+    /// For `sqlite`.
+    pub sqlite: SqliteConfig,
+    /// For `postgres`.
+    pub postgres: PostgresConfig,
+    /// For `parquet`.
+    pub parquet: ParquetConfig,
+    /// How many records make a batch.
+    pub buffer_size: usize,
+    /// How old a record gets before it is written, in seconds.
+    pub flush_interval_secs: u64,
+    /// How long the end may take, in seconds.
+    pub shutdown_secs: u64,
+    /// How long what is kept.
+    pub retention: RetentionConfig,
+    /// How often old samples are removed.
+    pub pruning_interval: Age,
+    /// Where records wait while the store is away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spool: Option<SpoolConfig>,
+    /// What is measured of the machine itself.
+    pub collect: CollectConfig,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self {
+            backend: BackendName::default(),
+            url: None,
+            path: None,
+            sqlite: SqliteConfig::default(),
+            postgres: PostgresConfig::default(),
+            parquet: ParquetConfig::default(),
+            buffer_size: 1000,
+            flush_interval_secs: 30,
+            shutdown_secs: 30,
+            retention: RetentionConfig::default(),
+            pruning_interval: Age(Duration::from_secs(3600)),
+            spool: None,
+            collect: CollectConfig::default(),
+        }
+    }
+}
+
+const SECONDS_MAX: u64 = 86_400;
+const BATCH_MAX: usize = 1_000_000;
+
+impl StorageConfig {
+    /// One in which nothing is left out.
+    pub(super) fn example() -> Self {
+        Self {
+            url: Some("sqlite://metrics.db".to_owned()),
+            path: Some("metrics.db".to_owned()),
+            postgres: PostgresConfig {
+                url: "postgres://user@host/database".to_owned(),
+                pool_size: Some(4),
+            },
+            retention: RetentionConfig::example(),
+            spool: Some(SpoolConfig::default()),
+            collect: CollectConfig { server: Some("web-1".to_owned()), ..Default::default() },
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn validate(&self) -> Result<()> {
+        let batch = |size: usize| (1..=BATCH_MAX).contains(&size);
+        let seconds = |seconds: u64| (1..=SECONDS_MAX).contains(&seconds);
+        let table = [
+            (batch(self.buffer_size), "storage.buffer_size", "1 to 1,000,000"),
+            (batch(self.parquet.batch_size), "storage.parquet.batch_size", "1 to 1,000,000"),
+            (seconds(self.flush_interval_secs), "storage.flush_interval_secs", "1 to 86,400"),
+            (seconds(self.shutdown_secs), "storage.shutdown_secs", "1 to 86,400"),
+            (
+                self.pruning_interval.0 >= Duration::from_secs(1),
+                "storage.pruning_interval",
+                "a second or more",
+            ),
+            (
+                self.collect.interval.0 >= Duration::from_millis(200),
+                "storage.collect.interval",
+                "200ms or more",
+            ),
+            (
+                self.spool
+                    .as_ref()
+                    .is_none_or(|spool| spool.records_max > 0 && spool.bytes_max > 0),
+                "storage.spool",
+                "bounds above 0",
+            ),
+        ];
+        if let Some((_, key, expected)) = table.into_iter().find(|(is_right, ..)| !is_right) {
+            return Err(bad_value(key, expected));
+        }
+        self.retention.keep()?;
+        self.url().map(drop)
+    }
+
+    /// The URL of the store, as [`connect`] takes it. It holds secrets as they are.
+    ///
+    /// # Errors
+    /// `Config` if `backend` is `postgres` and its URL is missing or none, or `path` is given for
+    /// a backend without one.
+    pub fn url(&self) -> Result<String> {
+        if let Some(url) = &self.url {
+            return Ok(url.clone());
+        }
+        let path = self.path.as_deref();
+        Ok(match self.backend {
+            BackendName::Sqlite => {
+                format!("sqlite://{}", escaped(path.unwrap_or(&self.sqlite.path)))
+            }
+            BackendName::Parquet => {
+                let base = path.unwrap_or(&self.parquet.base_path);
+                match base.split_once("://") {
+                    Some(_) if base.starts_with("parquet") => base.to_owned(),
+                    Some(_) => format!("parquet+{base}"),
+                    None => format!("parquet://{}", escaped(base)),
+                }
+            }
+            BackendName::Postgres if path.is_some() => {
+                return Err(bad_value("storage.path", "nothing: a server has no path"));
+            }
+            BackendName::Postgres => self.postgres_url()?,
+            BackendName::Memory => "memory://".to_owned(),
+        })
+    }
+
+    fn postgres_url(&self) -> Result<String> {
+        let PostgresConfig { url, pool_size } = &self.postgres;
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(bad_value("storage.postgres.url", "postgres://user@host/database"));
+        }
+        let Some(pool_size) = pool_size.filter(|_| !url.contains("pool_size=")) else {
+            return Ok(url.clone());
+        };
+        let separator = if url.contains('?') { '&' } else { '?' };
+        Ok(format!("{url}{separator}pool_size={pool_size}"))
+    }
+
+    /// The options of a [`StorageActor`](storage_core::pipeline::StorageActor).
+    pub fn actor_options(&self) -> ActorOptions {
+        let is_parquet = match &self.url {
+            Some(url) => url.starts_with("parquet"),
+            None => self.backend == BackendName::Parquet,
+        };
+        let batch = if is_parquet { self.parquet.batch_size } else { self.buffer_size };
+        ActorOptions::default()
+            .with_flush_records(batch)
+            .with_flush_interval(Duration::from_secs(self.flush_interval_secs))
+    }
+
+    /// Opens the store, and makes it and its directory if they do not exist.
+    ///
+    /// # Errors
+    /// As [`connect`]; `Io` or `PermissionDenied` if the directory cannot be made.
+    pub async fn connect(&self) -> Result<Arc<dyn StorageBackend>> {
+        if self.url.is_none() && self.backend == BackendName::Sqlite {
+            make_directory_of(self.path.as_deref().unwrap_or(&self.sqlite.path))?;
+        }
+        connect(&self.url()?).await
+    }
+
+    /// Opens the spool if there is to be one.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect) and [`Spool::open`]; `Config` if this build has no SQLite.
+    pub async fn open_spool(&self) -> Result<Option<Spool>> {
+        let Some(spool) = &self.spool else { return Ok(None) };
+        make_directory_of(&spool.path)?;
+        let store = connect(&format!("sqlite://{}", escaped(&spool.path))).await?;
+        let limits = SpoolLimits::default()
+            .with_records_max(spool.records_max)
+            .with_bytes_max(spool.bytes_max);
+        Spool::open(store, limits).await.map(Some)
+    }
+}
+
+impl Config {
+    /// The URL of the store; see [`StorageConfig::url`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn url(&self) -> Result<String> {
+        self.storage.url()
+    }
+}
+
+/// What has a meaning in a URL stands for itself in a path.
+fn escaped(path: &str) -> String {
+    path.replace('%', "%25").replace('?', "%3F")
+}
+
+fn make_directory_of(path: &str) -> Result<()> {
+    let Some(directory) = Path::new(path).parent() else { return Ok(()) };
+    std::fs::create_dir_all(directory).map_err(|error| {
+        let kind = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            _ => ErrorKind::Io,
+        };
+        Error::new(kind, "a directory cannot be made")
+            .with_operation("connect")
+            .with_context("path", directory.display())
+            .with_source(error)
+    })
+}

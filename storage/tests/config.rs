@@ -1,0 +1,204 @@
+//! The configuration as people write it, with everything they get wrong.
+#![cfg(feature = "config")]
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use storage::config::{Age, BackendName, Config};
+use storage::{Error, ErrorKind};
+
+const NONE: &[(&str, &str)] = &[];
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn parse(text: &str) -> Result<Config, Error> {
+    Config::from_json(text, NONE)
+}
+
+/// The first of the two forms that the design gave, comments included.
+const WITH_AGES: &str = r#"
+{
+  "storage": {
+    "backend": "sqlite",
+    "path": "/var/lib/guardia/metrics.db",
+    "retention": {
+      "raw_metrics": "7d",       // Keep raw metrics for 7 days
+      "aggregated_5min": "30d",  // Keep 5-min aggregates for 30 days
+      "aggregated_1hour": "1y"   // Keep hourly aggregates for 1 year
+    },
+    "pruning_interval": "1h"     // Run cleanup every hour
+  }
+}"#;
+
+/// The second.
+const WITH_DAYS: &str = r#"
+{
+  "storage": {
+    "backend": "sqlite",
+    "sqlite": {
+      "path": "./data/metrics.db"
+    },
+    "postgres": {
+      "url": "postgres://user:pass@localhost/monitoring",
+      "pool_size": 20
+    },
+    "parquet": {
+      "base_path": "./data/parquet",
+      "batch_size": 10000
+    },
+    "buffer_size": 1000,
+    "flush_interval_secs": 30,
+    "retention": {
+      "raw_metrics_days": 7,
+      "aggregated_5min_days": 30,
+      "aggregated_1hour_days": 365
+    }
+  }
+}"#;
+
+#[test]
+fn both_forms_load_as_written() {
+    let config = parse(WITH_AGES).unwrap();
+    assert_eq!(config.url().unwrap(), "sqlite:///var/lib/guardia/metrics.db");
+    let keep = config.storage.retention.keep().unwrap();
+    assert_eq!((keep.raw, keep.five_minutes, keep.day), (Some(7 * DAY), Some(30 * DAY), None));
+    assert_eq!(keep.hour, Some(365 * DAY + DAY / 4));
+    assert_eq!(config.storage.pruning_interval, Age(Duration::from_secs(3600)));
+
+    let mut config = parse(WITH_DAYS).unwrap();
+    assert_eq!(config.url().unwrap(), "sqlite://./data/metrics.db");
+    let keep = config.storage.retention.keep().unwrap();
+    assert_eq!((keep.raw, keep.hour), (Some(7 * DAY), Some(365 * DAY)));
+    config.storage.backend = BackendName::Postgres;
+    let url = "postgres://user:pass@localhost/monitoring?pool_size=20";
+    assert_eq!(config.url().unwrap(), url);
+    config.storage.backend = BackendName::Parquet;
+    assert_eq!(config.url().unwrap(), "parquet://./data/parquet");
+}
+
+#[test]
+fn everything_has_a_default_and_the_effective_values_load_again() {
+    for text in ["", "{}", r#"{"storage":{}}"#, WITH_AGES, WITH_DAYS] {
+        let config = parse(text).unwrap();
+        assert_eq!(parse(&config.to_json().to_string()).unwrap(), config);
+    }
+    assert_eq!(parse("").unwrap(), Config::default());
+    assert_eq!(Config::default().url().unwrap(), "sqlite://metrics.db");
+}
+
+#[test]
+fn unknown_keys_are_errors_with_a_suggestion() {
+    for (text, key, meant) in [
+        (r#"{"storge":{}}"#, "storge", "storage"),
+        (r#"{"storage":{"bufer_size":1}}"#, "storage.bufer_size", "buffer_size"),
+        (r#"{"storage":{"sqlite":{"Path":"x"}}}"#, "storage.sqlite.Path", "path"),
+        (
+            r#"{"storage":{"retention":{"raw_metric":"7d"}}}"#,
+            "storage.retention.raw_metric",
+            "raw_metrics",
+        ),
+        (r#"{"storage":{"flush_interval":30}}"#, "storage.flush_interval", "flush_interval_secs"),
+        (r#"{"storage":{"spool":{"pth":"x"}}}"#, "storage.spool.pth", "path"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert_eq!(error.context("key"), Some(key));
+        assert_eq!(error.context("did_you_mean"), Some(meant), "{text}");
+    }
+    let error = parse(r#"{"storage":{"sqlite":{"zzz":"x"}}}"#).unwrap_err();
+    assert_eq!((error.context("did_you_mean"), error.context("known")), (None, Some("path")));
+}
+
+#[test]
+fn wrong_values_are_named_and_not_shown() {
+    for (text, key) in [
+        (r#"{"storage":{"buffer_size":"s3cret"}}"#, "storage.buffer_size"),
+        (r#"{"storage":{"buffer_size":0}}"#, "storage.buffer_size"),
+        (r#"{"storage":{"buffer_size":-1}}"#, "storage.buffer_size"),
+        (r#"{"storage":{"backend":"s3cret"}}"#, "storage.backend"),
+        (r#"{"storage":{"pruning_interval":"s3cret"}}"#, "storage.pruning_interval"),
+        (r#"{"storage":{"pruning_interval":"1ms"}}"#, "storage.pruning_interval"),
+        (r#"{"storage":{"retention":{"raw_metrics":7}}}"#, "storage.retention.raw_metrics"),
+        (r#"{"storage":{"retention":{"raw_metrics":"0s"}}}"#, "storage.retention.raw_metrics"),
+        (
+            r#"{"storage":{"retention":{"raw_metrics":"7d","raw_metrics_days":7}}}"#,
+            "storage.retention.raw_metrics",
+        ),
+        (r#"{"storage":{"sqlite":[]}}"#, "storage.sqlite"),
+        (r#"{"storage":{"backend":"postgres"}}"#, "storage.postgres.url"),
+        (r#"{"storage":{"backend":"postgres","path":"x"}}"#, "storage.path"),
+        (r#"{"storage":{"collect":{"interval":"1ms"}}}"#, "storage.collect.interval"),
+    ] {
+        let error = parse(text).unwrap_err();
+        assert_eq!((error.kind(), error.context("key")), (ErrorKind::Config, Some(key)), "{text}");
+        assert!(!format!("{error:#} {error:?}").contains("s3cret"), "{error:#}");
+    }
+}
+
+#[test]
+fn broken_text_is_found_where_it_is() {
+    let error = parse("{\n  \"storage\": {\n    \"buffer_size\": 1,,\n").unwrap_err();
+    assert_eq!((error.context("line"), error.kind()), (Some("3"), ErrorKind::Config));
+    // A comment before it moves nothing, and what looks like one in a text is none.
+    let error = parse("// one\n/* two */ {\n  \"storage\": nope }").unwrap_err();
+    assert_eq!(error.context("line"), Some("3"));
+    let config = parse(r#"{"storage":{"sqlite":{"path":"a//b"}}}"#).unwrap();
+    assert_eq!(config.storage.sqlite.path, "a//b");
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let variables = [
+        ("STORAGE__BACKEND", "postgres"),
+        ("STORAGE__POSTGRES__URL", "postgres://a:b@c/d"),
+        ("STORAGE__POSTGRES__POOL_SIZE", "7"),
+        ("STORAGE__FLUSH_INTERVAL_SECS", "5"),
+        ("STORAGE__RETENTION__RAW_METRICS", "2d"),
+        ("STORAGE__COLLECT__SERVER", "12"),
+        ("STORAGE__SPOOL__PATH", "spool.db"),
+        ("STORAGE_URL", "not ours"),
+        ("PATH", "/bin"),
+    ];
+    let config =
+        Config::from_json(WITH_AGES.replace("\"path\"", "// \"path\"").as_str(), &variables);
+    let config = config.unwrap().storage;
+    assert_eq!(config.url().unwrap(), "postgres://a:b@c/d?pool_size=7");
+    assert_eq!(
+        (config.flush_interval_secs, config.retention.keep().unwrap().raw),
+        (5, Some(2 * DAY))
+    );
+    assert_eq!(config.collect.server.as_deref(), Some("12"));
+    assert_eq!(config.spool.unwrap().records_max, 10_000_000);
+
+    let error = Config::from_json("", &[("STORAGE__SQLITE__PTH", "x")]).unwrap_err();
+    assert_eq!(error.context("variable"), Some("STORAGE__SQLITE__PTH"));
+    assert_eq!(error.context("did_you_mean"), Some("path"));
+    let error = Config::from_json("", &[("STORAGE__BUFFER_SIZE", "s3cret")]).unwrap_err();
+    assert_eq!(error.context("key"), Some("storage.buffer_size"));
+    assert!(!format!("{error:#}").contains("s3cret"));
+    assert!(Config::from_json("", &[("STORAGE__BUFFER_SIZE__X", "1")]).is_err());
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn the_store_and_the_spool_are_made_with_their_directories() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let text = serde_json::json!({ "storage": {
+        "sqlite": { "path": at("data/50%/what?.db") },
+        "spool": { "path": at("spool/spool.db"), "records_max": 5 },
+    }});
+    let config = parse(&text.to_string()).unwrap().storage;
+    let store = config.connect().await.unwrap();
+    assert_eq!(store.name(), "sqlite");
+    assert!(dir.path().join("data/50%/what?.db").exists());
+    let spool = config.open_spool().await.unwrap().unwrap();
+    assert!(spool.is_empty() && dir.path().join("spool/spool.db").exists());
+    store.close().await.unwrap();
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load("/nowhere/storage.json").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    assert_eq!(error.context("path"), Some("/nowhere/storage.json"));
+}
