@@ -86,7 +86,8 @@ pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
 /// let store = storage::open("memory://").await?;
 /// let history = store.history()?;
 /// history.store("accuracy::vienna", chrono::Utc::now(), &0.7).await?;
-/// assert_eq!(history.query_latest("accuracy::*", 1).await?.into_values()?, [0.7]);
+/// let newest = history.query_latest::<f64>("accuracy::*", 1).await?.into_values()?;
+/// assert_eq!(newest, [0.7]);
 /// store.close().await
 /// # }
 /// ```
