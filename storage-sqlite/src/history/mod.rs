@@ -34,7 +34,8 @@ use crate::store::Store;
 /// let store = SqliteBackend::open(SqliteOptions::new(&path)).await?;
 /// let history = store.history();
 /// history.store("accuracy::vienna", chrono::Utc::now(), &0.7).await?;
-/// assert_eq!(history.query_latest("accuracy::*", 1).await?.into_values()?, [0.7]);
+/// let newest = history.query_latest::<f64>("accuracy::*", 1).await?.into_values()?;
+/// assert_eq!(newest, [0.7]);
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone)]
