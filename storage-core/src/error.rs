@@ -21,8 +21,11 @@ pub enum ErrorKind {
     InvalidArgument,
     /// A URL, option or file of the configuration is wrong: change it.
     Config,
-    /// There is no store at the location: correct it, or let it be created.
+    /// There is no store at the location, or nothing with that id: correct it, or create it.
     NotFound,
+    /// What is stored is not what the call expects (an id that is taken, a version that another
+    /// writer was faster with): look again, then decide.
+    Conflict,
     /// This backend does not offer the operation; see [`Capabilities`](crate::Capabilities).
     Unsupported,
     /// The store cannot be reached at the moment.
@@ -55,6 +58,7 @@ impl ErrorKind {
             Self::InvalidArgument => "invalid argument",
             Self::Config => "invalid configuration",
             Self::NotFound => "not found",
+            Self::Conflict => "conflict",
             Self::Unsupported => "unsupported",
             Self::Unavailable => "unavailable",
             Self::Busy => "busy",
