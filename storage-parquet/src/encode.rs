@@ -32,6 +32,9 @@ const TRIAL_VALUES_MIN: usize = 2_048;
 /// Names that are handed to the writer at once.
 const NAMES_AT_ONCE: usize = 8_192;
 
+/// Copies of the name of a long series that are handed to the writer at once.
+const COPIES: usize = 128;
+
 /// A file that is complete.
 #[derive(Debug)]
 pub(crate) struct Encoded {
@@ -193,14 +196,23 @@ fn write_names<W: Write + Send>(
         for (key, slice) in rows.iter() {
             let name = ByteArray::from(name_of(key).as_bytes().to_vec());
             let mut left = slice.len();
-            while left > 0 {
-                let room = (NAMES_AT_ONCE - names.len()).min(left);
-                names.resize(names.len() + room, name.clone());
-                left -= room;
-                if names.len() == NAMES_AT_ONCE {
+            // A long series hands the same few copies over again and again: to make and to drop a
+            // copy for each row takes longer than to encode it.
+            if left >= 2 * COPIES {
+                typed.write_batch(&names, None, None)?;
+                names.clear();
+                names.resize(COPIES, name.clone());
+                while left >= COPIES {
                     typed.write_batch(&names, None, None)?;
-                    names.clear();
+                    left -= COPIES;
                 }
+                names.truncate(left);
+            } else {
+                names.resize(names.len() + left, name);
+            }
+            if names.len() >= NAMES_AT_ONCE {
+                typed.write_batch(&names, None, None)?;
+                names.clear();
             }
         }
         typed.write_batch(&names, None, None)
