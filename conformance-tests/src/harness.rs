@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use libtest_mimic::{Arguments, Failed, Trial};
 use storage_core::{
-    Capabilities, Error, ErrorKind, MetricRecord, RecordHistory, Result, StorageBackend,
-    Store as WholeStore, TimeRange,
+    Capabilities, Error, ErrorKind, EventStore, MetricRecord, RecordHistory, Result,
+    StorageBackend, Store as WholeStore, TimeRange,
 };
 
 use crate::cases::{self, Case, Layout, Need};
@@ -105,6 +105,14 @@ impl Ctx {
     /// `Unsupported` if the backend keeps none.
     pub fn history(&self) -> Result<&Arc<dyn RecordHistory>> {
         self.whole.history()
+    }
+
+    /// The event store of the handle that is open from the start.
+    ///
+    /// # Errors
+    /// `Unsupported` if the backend keeps none.
+    pub fn events(&self) -> Result<&Arc<dyn EventStore>> {
+        self.whole.events()
     }
 
     /// Opens another handle to the same location, with everything that it holds.
@@ -290,14 +298,16 @@ impl Plan {
         }
         match probe(fixture) {
             Err(failure) => all(Verdict::Fail(format!("cannot be opened: {failure}"))),
-            Ok(Offer { capabilities, history }) => Self {
+            Ok(offer) => Self {
                 fixture_name: name.clone(),
-                capabilities: Some(capabilities),
+                capabilities: Some(offer.capabilities),
                 verdicts: table
                     .iter()
                     // A twin is for backends that lack what it refuses; elsewhere it means nothing.
-                    .filter(|case| !matches!(case.needs, Need::Lacks(c) if c.of(capabilities)))
-                    .map(|case| (*case, judge(fixture, case, Offer { capabilities, history })))
+                    .filter(
+                        |case| !matches!(case.needs, Need::Lacks(c) if c.of(offer.capabilities)),
+                    )
+                    .map(|case| (*case, judge(fixture, case, offer)))
                     .collect(),
             },
         }
@@ -309,6 +319,7 @@ impl Plan {
 struct Offer {
     capabilities: Capabilities,
     history: bool,
+    events: bool,
 }
 
 fn judge(fixture: &Arc<dyn Fixture>, case: &Case, offer: Offer) -> Verdict {
@@ -317,6 +328,7 @@ fn judge(fixture: &Arc<dyn Fixture>, case: &Case, offer: Offer) -> Verdict {
     }
     match case.needs {
         Need::History if !offer.history => Verdict::Skip("keeps no record history".to_owned()),
+        Need::Events if !offer.events => Verdict::Skip("keeps no events".to_owned()),
         Need::Has(capability) if !capability.of(offer.capabilities) => {
             Verdict::Skip(format!("no capability `{}`", capability.as_str()))
         }
@@ -335,11 +347,11 @@ fn probe(fixture: &Arc<dyn Fixture>) -> std::result::Result<Offer, Failure> {
         let location = fresh_location();
         let store = fixture.open_store(&location).await?;
         let capabilities = store.metrics().capabilities();
-        let history = store.history().is_ok();
+        let (history, events) = (store.history().is_ok(), store.events().is_ok());
         store.close().await?;
         drop(store);
         fixture.destroy(&location).await?;
-        Ok(Offer { capabilities, history })
+        Ok(Offer { capabilities, history, events })
     })
 }
 

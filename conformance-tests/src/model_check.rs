@@ -4,6 +4,7 @@
 //! fails, and shown with its seed; `CONFORMANCE_SEED` replays that seed.
 
 mod compare;
+mod events;
 mod history;
 mod step;
 
@@ -55,6 +56,15 @@ pub async fn run(
 pub async fn run_history(fixture: &dyn Fixture, seed: u64, operations: usize) -> CaseResult {
     let steps = history::steps(seed, operations);
     run_steps::<history::History>(fixture, steps, seed, operations).await
+}
+
+/// As [`run`], on the event store of a location.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_events(fixture: &dyn Fixture, seed: u64, operations: usize) -> CaseResult {
+    let steps = events::steps(seed, operations);
+    run_steps::<events::Events>(fixture, steps, seed, operations).await
 }
 
 /// A step as shrinking sees it.

@@ -1,9 +1,10 @@
-//! One storage contract for metrics and record history, and what works over any backend.
+//! One storage contract for metrics, record history and events, and what works over any backend.
 //!
 //! | module | what lives there |
 //! |---|---|
 //! | [`metrics`] | the model ([`MetricRecord`], [`TimeRange`], [`MetricAggregation`] ...) and the contract, [`StorageBackend`] |
 //! | [`history`] | JSON values by record name and time, and their contract, [`RecordHistory`] |
+//! | [`events`] | the log of what happened and projections of it, and their contract, [`EventStore`] |
 //! | [`store`] | [`Store`]: one location with all that it holds |
 //! | [`limits`] | limits of names and JSON |
 //! | [`error`] | [`Error`] with kind, outcome and retry advice |
@@ -35,6 +36,7 @@
 pub mod capabilities;
 pub mod compose;
 pub mod error;
+pub mod events;
 pub mod history;
 pub mod layers;
 pub mod limits;
@@ -45,11 +47,15 @@ pub mod store;
 
 pub use capabilities::Capabilities;
 pub use error::{Error, ErrorKind, Outcome, Result};
+pub use events::{
+    EventQuery, EventStore, EventStoreExt, Expectation, ExpectedVersion, LogExtent, NewEvent,
+    Projection, ProjectionInfo, ProjectionStep, StoredEvent, StreamInfo,
+};
 pub use history::{
     HistoryQuery, PersistExt, PersistStreamExt, RecordHistory, RecordHistoryExt, RecordInfo,
     StoredValue,
 };
-pub use memory::{InMemory, InMemoryHistory};
+pub use memory::{InMemory, InMemoryEvents, InMemoryHistory};
 pub use metrics::{
     CheckReport, Health, HealthStatus, Matcher, MetricAggregation, MetricRecord, Sample,
     ScanStream, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::events::EventStore;
 use crate::history::RecordHistory;
 use crate::metrics::StorageBackend;
 
@@ -24,18 +25,26 @@ use crate::metrics::StorageBackend;
 pub struct Store {
     metrics: Arc<dyn StorageBackend>,
     history: Option<Arc<dyn RecordHistory>>,
+    events: Option<Arc<dyn EventStore>>,
 }
 
 impl Store {
     /// A store that holds metrics alone.
     pub fn of_metrics(metrics: Arc<dyn StorageBackend>) -> Self {
-        Self { metrics, history: None }
+        Self { metrics, history: None, events: None }
     }
 
     /// Adds the record history of the same location.
     #[must_use]
     pub fn with_history(mut self, history: Arc<dyn RecordHistory>) -> Self {
         self.history = Some(history);
+        self
+    }
+
+    /// Adds the event store of the same location.
+    #[must_use]
+    pub fn with_events(mut self, events: Arc<dyn EventStore>) -> Self {
+        self.events = Some(events);
         self
     }
 
@@ -49,8 +58,19 @@ impl Store {
     /// # Errors
     /// `Unsupported` if the backend keeps none.
     pub fn history(&self) -> Result<&Arc<dyn RecordHistory>> {
-        let missing = || Error::unsupported("history").with_backend(self.metrics.name());
-        self.history.as_ref().ok_or_else(missing)
+        self.history.as_ref().ok_or_else(|| self.lacks("history"))
+    }
+
+    /// The event store.
+    ///
+    /// # Errors
+    /// `Unsupported` if the backend keeps none.
+    pub fn events(&self) -> Result<&Arc<dyn EventStore>> {
+        self.events.as_ref().ok_or_else(|| self.lacks("events"))
+    }
+
+    fn lacks(&self, part: &'static str) -> Error {
+        Error::unsupported(part).with_backend(self.metrics.name())
     }
 
     /// Closes the store with all its parts: see [`StorageBackend::close`].
@@ -67,6 +87,7 @@ impl std::fmt::Debug for Store {
         f.debug_struct("Store")
             .field("backend", &self.metrics.name())
             .field("history", &self.history.is_some())
+            .field("events", &self.events.is_some())
             .finish()
     }
 }
@@ -82,5 +103,6 @@ mod tests {
         let error = store.history().err().unwrap();
         assert_eq!((error.kind(), error.operation()), (ErrorKind::Unsupported, Some("history")));
         assert_eq!(error.backend(), Some("memory"));
+        assert_eq!(store.events().err().unwrap().operation(), Some("events"));
     }
 }

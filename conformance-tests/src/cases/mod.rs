@@ -39,6 +39,8 @@ pub enum Need {
     Lacks(Capability),
     /// Those that keep record history.
     History,
+    /// Those that keep events.
+    Events,
 }
 
 /// A field of [`Capabilities`].
@@ -109,6 +111,17 @@ macro_rules! history_cases {
     };
 }
 
+/// Lists the cases of a theme of the event store.
+macro_rules! event_cases {
+    ($theme:literal: $($name:ident),+ $(,)?) => {
+        pub(crate) fn cases() -> Vec<$crate::cases::Case> {
+            let mut cases = Vec::new();
+            $(once!(cases, $theme, $name, $crate::cases::Need::Events);)+
+            cases
+        }
+    };
+}
+
 macro_rules! need {
     () => {
         $crate::cases::Need::Nothing
@@ -164,6 +177,7 @@ mod capabilities;
 mod concurrency;
 mod content;
 mod errors;
+mod events;
 mod history;
 mod latest;
 mod lifecycle;
@@ -202,6 +216,13 @@ pub fn table() -> Vec<Case> {
         history::cleanup::cases,
         history::sharing::cases,
         history::model::cases,
+        events::append::cases,
+        events::expect::cases,
+        events::read::cases,
+        events::project::cases,
+        events::prune::cases,
+        events::sharing::cases,
+        events::model::cases,
     ];
     themes.into_iter().flat_map(|cases| cases()).collect()
 }

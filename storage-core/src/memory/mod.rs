@@ -1,8 +1,9 @@
 //! The in-memory backend: a whole backend on a few pages, and the reference for all others.
 //!
 //! One lock, one ordered map; nothing clever. Every method checks, takes the lock, answers. Its
-//! record history, made the same way, is in `history`.
+//! record history and events, made the same way, are in `history` and `events`.
 
+mod events;
 mod history;
 
 use std::collections::{BTreeMap, HashMap};
@@ -25,6 +26,7 @@ use crate::metrics::{
 };
 use crate::store::Store;
 
+pub use events::InMemoryEvents;
 pub use history::InMemoryHistory;
 
 type Samples = BTreeMap<i64, Sample>;
@@ -34,6 +36,7 @@ type Samples = BTreeMap<i64, Sample>;
 struct Parts {
     series: Arc<RwLock<BTreeMap<SeriesKey, Samples>>>,
     records: Arc<RwLock<history::Records>>,
+    log: Arc<events::Log>,
 }
 
 /// A store that lives as long as the process.
@@ -237,14 +240,16 @@ impl StorageBackend for InMemory {
 
     async fn close(&self) -> Result<()> {
         self.closed.store(true, Ordering::Release);
+        // Whoever waits for events looks again.
+        self.parts.log.ring();
         Ok(())
     }
 }
 
 impl From<InMemory> for Store {
     fn from(backend: InMemory) -> Self {
-        let history = Arc::new(backend.history());
-        Self::of_metrics(Arc::new(backend)).with_history(history)
+        let (history, events) = (Arc::new(backend.history()), Arc::new(backend.events()));
+        Self::of_metrics(Arc::new(backend)).with_history(history).with_events(events)
     }
 }
 
