@@ -22,6 +22,7 @@ use storage_core::{
 use crate::commit::Committer;
 use crate::config::SqliteOptions;
 use crate::convert::{to_record, to_sample};
+use crate::events::SqliteEvents;
 use crate::history::SqliteHistory;
 use crate::maintenance::{self, panicked, upkeep};
 use crate::read::Payloads;
@@ -86,6 +87,11 @@ impl SqliteBackend {
     /// The record history in the same file; it shares this handle's connections and closes with it.
     pub fn history(&self) -> SqliteHistory {
         SqliteHistory::new(Arc::clone(&self.store), self.committer.clone())
+    }
+
+    /// The event store in the same file; it shares this handle's connections and closes with it.
+    pub fn events(&self) -> SqliteEvents {
+        SqliteEvents::new(Arc::clone(&self.store), self.committer.clone())
     }
 
     /// Turns slices into answers, off the async threads if that takes long.
@@ -409,8 +415,8 @@ impl Drop for SqliteBackend {
 
 impl From<SqliteBackend> for WholeStore {
     fn from(backend: SqliteBackend) -> Self {
-        let history = Arc::new(backend.history());
-        Self::of_metrics(Arc::new(backend)).with_history(history)
+        let (history, events) = (Arc::new(backend.history()), Arc::new(backend.events()));
+        Self::of_metrics(Arc::new(backend)).with_history(history).with_events(events)
     }
 }
 

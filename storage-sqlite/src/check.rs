@@ -39,7 +39,8 @@ async fn check_all(connection: &mut SqliteConnection, report: &mut CheckReport) 
     check_journal(connection, report).await?;
     check_blocks(connection, report).await?;
     check_orphans(connection, report).await?;
-    check_history(connection, report).await
+    check_history(connection, report).await?;
+    crate::events::check::run(connection, report).await
 }
 
 async fn check_file(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
@@ -161,7 +162,7 @@ fn wrong(problem: &'static str) -> Error {
     crate::codec::corrupt(problem)
 }
 
-fn note(report: &mut CheckReport, problem: String) {
+pub(crate) fn note(report: &mut CheckReport, problem: String) {
     if report.problems.len() < PROBLEMS_MAX {
         report.problems.push(problem);
     }

@@ -11,6 +11,7 @@ use storage_core::{Error, ErrorKind, Outcome, Result};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::of_commit;
+use crate::events::append::{self as events, Append};
 use crate::history::write::{self as history, Learned, ValueRow};
 use crate::maintenance;
 use crate::schema::{begin, finish};
@@ -34,6 +35,8 @@ pub(crate) enum Work {
     Samples(Vec<JournalRow>),
     /// Values of records.
     Values(Vec<ValueRow>),
+    /// Events, and where to say what became of them.
+    Events(Append),
     /// Nothing but an answer after everything before.
     Drain,
 }
@@ -113,15 +116,40 @@ async fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, callers_before: usiz
     group
 }
 
-/// Commits jobs together; if that fails, nothing of any of them is stored.
-async fn commit_group(store: &Store, group: Vec<Job>) {
-    let (mut rows, mut values, mut callers) = (Vec::new(), Vec::new(), Vec::new());
-    for job in group {
-        match job.work {
-            Work::Samples(more) => rows.extend(more),
-            Work::Values(more) => values.extend(more),
+/// What one transaction stores.
+#[derive(Default)]
+struct Group {
+    rows: Vec<JournalRow>,
+    values: Vec<ValueRow>,
+    appends: Vec<Append>,
+}
+
+impl Group {
+    fn add(&mut self, work: Work) {
+        match work {
+            Work::Samples(more) => self.rows.extend(more),
+            Work::Values(more) => self.values.extend(more),
+            Work::Events(append) => self.appends.push(append),
             Work::Drain => {}
         }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.rows.is_empty() && self.values.is_empty() && self.appends.is_empty()
+    }
+
+    /// What it writes beside the rows of the journal, in bytes, roughly.
+    fn other_bytes(&self) -> u64 {
+        let values = self.values.iter().map(ValueRow::bytes);
+        values.chain(self.appends.iter().map(Append::bytes)).sum()
+    }
+}
+
+/// Commits jobs together; if that fails, nothing of any of them is stored.
+async fn commit_group(store: &Store, jobs: Vec<Job>) {
+    let (mut group, mut callers) = (Group::default(), Vec::new());
+    for job in jobs {
+        group.add(job.work);
         callers.push(job.done);
     }
     let answer = |result: Result<()>| {
@@ -130,47 +158,37 @@ async fn commit_group(store: &Store, group: Vec<Job>) {
             let _ = done.send(result.as_ref().map_err(copy_of).copied());
         }
     };
-    if rows.is_empty() && values.is_empty() {
+    if group.is_empty() {
         return answer(Ok(()));
     }
-    let rows = write::join_small(rows);
-    match commit(store, &rows, &values).await {
+    group.rows = write::join_small(group.rows);
+    match commit(store, &group).await {
         Ok((mut writer, ids)) => {
             // Before the head has the rows: whoever asks meanwhile finds them in the journal, and
             // the callers make their next batches.
             answer(Ok(()));
-            settle(store, &mut writer, ids, rows, &values).await;
+            settle(store, &mut writer, ids, group).await;
         }
         Err(error) => answer(Err(error)),
     }
 }
 
-/// Commits rows and values, and returns the connection that did with the ids that the rows got.
-async fn commit<'a>(
-    store: &'a Store,
-    rows: &[JournalRow],
-    values: &[ValueRow],
-) -> Result<(WriterGuard<'a>, Vec<i64>)> {
+/// Commits a group, and returns the connection that did with the ids that the rows got.
+async fn commit<'a>(store: &'a Store, group: &Group) -> Result<(WriterGuard<'a>, Vec<i64>)> {
     let mut writer = store.writer_of_commit().await?;
-    let inserted = insert(store, writer.connection()?, rows, values).await;
+    let inserted = insert(store, writer.connection()?, group).await;
     let (ids, learned) = inserted.map_err(of_commit).inspect_err(|e| store.note_write_error(e))?;
     store.record_names_mut().learn(learned);
     Ok((writer, ids))
 }
 
 /// Does what is due after a commit.
-async fn settle(
-    store: &Store,
-    writer: &mut WriterGuard<'_>,
-    ids: Vec<i64>,
-    rows: Vec<JournalRow>,
-    values: &[ValueRow],
-) {
+async fn settle(store: &Store, writer: &mut WriterGuard<'_>, ids: Vec<i64>, group: Group) {
     // It is there: this is the guard that has just committed.
     let Ok(connection) = writer.connection() else { return };
-    let bytes = rows.iter().map(JournalRow::bytes).chain(values.iter().map(ValueRow::bytes)).sum();
-    if !rows.is_empty() {
-        write::apply(store, connection, ids, rows).await;
+    let bytes = group.rows.iter().map(JournalRow::bytes).sum::<u64>() + group.other_bytes();
+    if !group.rows.is_empty() {
+        write::apply(store, connection, ids, group.rows).await;
     }
     store.checkpoint_if_due(connection, bytes).await;
 }
@@ -180,17 +198,16 @@ async fn settle(
 async fn insert(
     store: &Store,
     connection: &mut SqliteConnection,
-    rows: &[JournalRow],
-    values: &[ValueRow],
+    group: &Group,
 ) -> Result<(Vec<i64>, Learned)> {
-    match (rows, values) {
-        ([row], []) => Ok((vec![write::insert_row(connection, row).await?], Vec::new())),
-        ([], values) if history::is_one_statement(store, values) => {
+    match (&*group.rows, &*group.values, &*group.appends) {
+        ([row], [], []) => Ok((vec![write::insert_row(connection, row).await?], Vec::new())),
+        ([], values, []) if history::is_one_statement(store, values) => {
             Ok((Vec::new(), history::insert(store, connection, values).await?))
         }
-        (rows, values) => {
+        _ => {
             let mut transaction = begin(connection).await?;
-            let inserted = insert_all(store, &mut transaction, rows, values).await;
+            let inserted = insert_all(store, &mut transaction, group).await;
             finish(transaction, inserted).await
         }
     }
@@ -199,14 +216,16 @@ async fn insert(
 async fn insert_all(
     store: &Store,
     connection: &mut SqliteConnection,
-    rows: &[JournalRow],
-    values: &[ValueRow],
+    group: &Group,
 ) -> Result<(Vec<i64>, Learned)> {
-    let mut ids = Vec::with_capacity(rows.len());
-    for row in rows {
+    let mut ids = Vec::with_capacity(group.rows.len());
+    for row in &group.rows {
         ids.push(write::insert_row(connection, row).await?);
     }
-    Ok((ids, history::insert(store, connection, values).await?))
+    if !group.appends.is_empty() {
+        events::insert(connection, &group.appends).await?;
+    }
+    Ok((ids, history::insert(store, connection, &group.values).await?))
 }
 
 /// Returns the same error for one more caller; the source goes with its text alone.

@@ -58,6 +58,7 @@ pub(crate) fn of_commit(error: Error) -> Error {
             | ErrorKind::StorageFull
             | ErrorKind::PermissionDenied
             | ErrorKind::InvalidArgument
+            | ErrorKind::Conflict
             | ErrorKind::Closed
     );
     if refused { error } else { error.with_outcome(Outcome::Unknown) }

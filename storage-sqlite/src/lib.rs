@@ -15,8 +15,8 @@
 //! as one row and keeps them decoded in the `head`. `seal`
 //! turns the journal into compressed blocks per series in the background, `maintenance` stores
 //! them. `read` answers from blocks, their summaries and the head. The tables are in
-//! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history beside
-//! all that, as plain rows.
+//! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history and
+//! `events` the event store beside all that, as plain rows.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. The decoded unsealed samples take about 24
@@ -30,6 +30,7 @@ mod config;
 mod convert;
 mod dictionary;
 mod error;
+mod events;
 mod head;
 mod history;
 mod maintenance;
@@ -43,4 +44,5 @@ mod write;
 
 pub use backend::SqliteBackend;
 pub use config::{SqliteOptions, Synchronous};
+pub use events::SqliteEvents;
 pub use history::SqliteHistory;

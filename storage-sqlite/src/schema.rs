@@ -14,10 +14,13 @@ use crate::config::{SqliteOptions, Synchronous};
 use crate::error::from_sqlx;
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i64 = 2;
+pub(crate) const VERSION: i64 = 3;
 
 /// The version that brought record history.
 pub(crate) const HISTORY_VERSION: i64 = 2;
+
+/// The version that brought events.
+pub(crate) const EVENTS_VERSION: i64 = 3;
 
 /// "MStr", in the header of every file of ours.
 const APPLICATION_ID: i64 = 0x4d53_7472;
@@ -26,7 +29,11 @@ const APPLICATION_ID: i64 = 0x4d53_7472;
 const WAL_BYTES_KEPT: &str = "67108864";
 
 /// What makes each version out of the one before, the first out of nothing.
-const STEPS: [&str; 2] = [include_str!("sql/schema.sql"), include_str!("sql/schema_v2.sql")];
+const STEPS: [&str; 3] = [
+    include_str!("sql/schema.sql"),
+    include_str!("sql/schema_v2.sql"),
+    include_str!("sql/schema_v3.sql"),
+];
 
 /// Between attempts to open a file that another process is just creating or recovering.
 const RETRY_DELAY: Duration = Duration::from_millis(10);
@@ -175,10 +182,9 @@ async fn migrate_in_transaction(connection: &mut SqliteConnection) -> Result<()>
     for step in STEPS.iter().skip(version as usize) {
         sqlx::raw_sql(*step).execute(&mut *connection).await.map_err(from_sqlx)?;
     }
-    sqlx::raw_sql("PRAGMA application_id = 0x4d537472; PRAGMA user_version = 2;")
-        .execute(connection)
-        .await
-        .map_err(from_sqlx)?;
+    let stamp =
+        format!("PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {VERSION};");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(stamp)).execute(connection).await.map_err(from_sqlx)?;
     Ok(())
 }
 

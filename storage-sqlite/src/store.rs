@@ -30,6 +30,10 @@ pub(crate) struct Store {
     /// Whether the file is known to have the tables of record history: an older one that is open
     /// for reading alone may get them later.
     pub(crate) has_history: AtomicBool,
+    /// The same for the tables of events.
+    pub(crate) has_events: AtomicBool,
+    /// Rung when this handle has appended events, and when it is closed.
+    pub(crate) appended: Notify,
     /// Held by whoever seals, so that one handle seals once at a time.
     pub(crate) sealing: AsyncMutex<()>,
     /// Rung when there may be something to seal.
@@ -76,6 +80,8 @@ impl Store {
             tails: RwLock::default(),
             record_names: RwLock::default(),
             has_history: AtomicBool::new(version >= schema::HISTORY_VERSION),
+            has_events: AtomicBool::new(version >= schema::EVENTS_VERSION),
+            appended: Notify::new(),
             sealing: AsyncMutex::default(),
             seal_due: Arc::default(),
             sealed: Notify::new(),
@@ -210,6 +216,7 @@ impl Store {
     pub(crate) fn refuse_calls(&self) {
         self.closed.store(true, Ordering::Release);
         self.seal_due.notify_one();
+        self.appended.notify_waiters();
     }
 
     /// Lets go of every connection, after what is under way. Does nothing where that is done.
