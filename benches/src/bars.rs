@@ -112,6 +112,10 @@ pub const TARGETS: &[Target] = &[
     at_most("history range of 10 values", "p50", 1.0),
     // "Never wait": as fast as alone, but for the processor that the writer takes.
     at_most("history latest beside a writer", "p50", 1.0),
+    at_least("events append 1000 full", "acknowledged", 300e3),
+    at_least("events append 1000 with ids full", "acknowledged", 300e3),
+    at_least("events replay", "read", 1e6),
+    at_most("events start with a current checkpoint", "p50", 50.0),
     // "No more", as far as two interleaved runs can tell.
     at_most("growth", "write, 10 times the data by 1", 1.05),
     at_most("growth", "question, 10 times the data by 1, worst", 1.2),

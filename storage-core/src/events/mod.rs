@@ -6,6 +6,7 @@
 
 pub mod backend;
 pub mod ext;
+pub mod group;
 pub mod projection;
 pub mod rows;
 pub mod type_name;

@@ -14,14 +14,13 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use storage_core::events::Row;
-use storage_core::events::value::{repeated, validate_events, validate_expectations};
+use storage_core::events::value::{validate_events, validate_expectations};
 use storage_core::limits::check_name;
 use storage_core::{
     EventQuery, EventStore, Expectation, LogExtent, Matcher, NewEvent, ProjectionInfo,
     ProjectionStep, Result, StoredEvent, StreamInfo,
 };
 
-use self::append::{Append, Verdict};
 use crate::backend::named;
 use crate::commit::{Committer, Work};
 use crate::maintenance::upkeep;
@@ -69,17 +68,12 @@ impl SqliteEvents {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let (append, verdict) = Append::new(events, expected)?;
+        let (append, verdict) = append::prepare(events, expected)?;
         let weight = append.weight();
         self.committer.commit(Work::Events(append), weight).await?;
-        match verdict.take()? {
-            Verdict::Appended(places) => {
-                self.store.appended.notify_waiters();
-                let stored = events.iter().cloned().zip(places);
-                Ok(stored.map(|(event, (at, version))| event.into_stored(at, version)).collect())
-            }
-            Verdict::Found(found) => Ok(repeated(events, found)?.unwrap_or_default()),
-        }
+        let stored = verdict.answer(events)?;
+        self.store.appended.notify_waiters();
+        Ok(stored)
     }
 
     async fn try_wait_for(&self, sequence: u64) -> Result<()> {
