@@ -20,7 +20,7 @@ use storage_core::{
 };
 use storage_sqlite::{SqliteBackend, SqliteEvents, SqliteOptions};
 
-const STREAMS: i64 = 100;
+const STREAMS: i64 = 10;
 const BATCH: i64 = 1000;
 const CALLERS: usize = 64;
 const REPETITIONS: usize = 3;
@@ -181,7 +181,7 @@ async fn one_stream(report: &mut Report, events: &SqliteEvents, count: i64) -> R
     let mut latencies = Latencies::default();
     for n in 0..200_u64 {
         let from = n * 4999 % count.cast_unsigned().saturating_sub(20_000).max(1) + 1;
-        let query = EventQuery::from(from).stream(format!("thread-{}", n % 100)).limit(10);
+        let query = EventQuery::from(from).stream(format!("thread-{}", n % 10)).limit(10);
         let before = Instant::now();
         let found = events.read(&query).await?;
         latencies.push(before.elapsed());

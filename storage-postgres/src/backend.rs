@@ -18,6 +18,7 @@ use storage_core::{
 };
 
 use crate::config::PostgresOptions;
+use crate::events::PostgresEvents;
 use crate::history::PostgresHistory;
 use crate::maintenance::{self, Prune, upkeep};
 use crate::store::Store;
@@ -89,6 +90,11 @@ impl PostgresBackend {
     /// The record history in the same schema; it shares this handle's connections and closes with it.
     pub fn history(&self) -> PostgresHistory {
         PostgresHistory::new(Arc::clone(&self.store), self.committer.clone())
+    }
+
+    /// The event store in the same schema; it shares this handle's connections and closes with it.
+    pub fn events(&self) -> PostgresEvents {
+        PostgresEvents::new(Arc::clone(&self.store), self.committer.clone())
     }
 
     /// Streams the samples of series, step by step, each a snapshot of its own.
@@ -289,8 +295,8 @@ fn of_series((series, windows): (SeriesKey, Windows)) -> SeriesWindows {
 
 impl From<PostgresBackend> for WholeStore {
     fn from(backend: PostgresBackend) -> Self {
-        let history = Arc::new(backend.history());
-        Self::of_metrics(Arc::new(backend)).with_history(history)
+        let (history, events) = (Arc::new(backend.history()), Arc::new(backend.events()));
+        Self::of_metrics(Arc::new(backend)).with_history(history).with_events(events)
     }
 }
 

@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::connect::Connection;
 use crate::error::from_pg;
+use crate::schema::{EVENTS_VERSION, HISTORY_VERSION};
 use crate::store::Store;
 
 /// Each finds problems of one kind and says each in a line.
@@ -38,14 +39,33 @@ const FINDERS: &[&str] = &[
     "SELECT format('series %s, %s: a value that no sample can have', series_id, ts)
      FROM samples WHERE value IN ('NaN', 'Infinity', '-Infinity')
      OR ts <> date_trunc('milliseconds', ts) LIMIT $1",
+    "SELECT format('the partition %s is not one of the samples', p.name) FROM partitions p
+     WHERE NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+                       WHERE i.inhparent = 'samples'::regclass AND c.relname = p.name) LIMIT $1",
+];
+
+/// The same for record history.
+const HISTORY_FINDERS: &[&str] = &[
     "SELECT format('record %s: %s values without a name', h.record_id, count(*))
      FROM record_history h WHERE NOT EXISTS (SELECT FROM record_names n WHERE n.id = h.record_id)
      GROUP BY h.record_id LIMIT $1",
     "SELECT format('record %s, %s: a time that no value can have', record_id, stored_at)
      FROM record_history WHERE stored_at <> date_trunc('milliseconds', stored_at) LIMIT $1",
-    "SELECT format('the partition %s is not one of the samples', p.name) FROM partitions p
-     WHERE NOT EXISTS (SELECT FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
-                       WHERE i.inhparent = 'samples'::regclass AND c.relname = p.name) LIMIT $1",
+];
+
+/// The same for events and projections.
+const EVENT_FINDERS: &[&str] = &[
+    "SELECT format('the log has %s events from %s to %s', count(e.sequence), s.first, s.last)
+     FROM event_state s LEFT JOIN events e ON e.sequence BETWEEN s.first AND s.last
+     GROUP BY s.first, s.last HAVING count(e.sequence) <> s.last + 1 - s.first LIMIT $1",
+    "SELECT format('event %s lies outside the log', e.sequence) FROM events e, event_state s
+     WHERE e.sequence NOT BETWEEN s.first AND s.last LIMIT $1",
+    "SELECT format('event %s: its stream is unknown or shorter', e.sequence)
+     FROM events e LEFT JOIN event_streams s ON s.id = e.stream_id
+     WHERE s.id IS NULL OR e.version > s.version ORDER BY e.sequence LIMIT $1",
+    "SELECT format('%s rows of a projection without a name', count(*)) FROM projection_rows r
+     WHERE NOT EXISTS (SELECT FROM projections p WHERE p.id = r.projection_id)
+     GROUP BY r.projection_id LIMIT $1",
 ];
 
 /// Problems of one kind that are listed.
@@ -60,9 +80,9 @@ pub(crate) async fn check(store: &Store) -> Result<CheckReport> {
         pieces: number(&connection, PIECES, &[]).await?,
         problems: Vec::new(),
     };
-    let finders =
-        FINDERS.iter().filter(|sql| store.opened.has_history || !sql.contains("record_history"));
-    for finder in finders {
+    let parts = [(1, FINDERS), (HISTORY_VERSION, HISTORY_FINDERS), (EVENTS_VERSION, EVENT_FINDERS)];
+    let parts = parts.iter().filter(|(version, _)| store.opened.version >= *version);
+    for finder in parts.flat_map(|(_, finders)| *finders) {
         let rows = connection.query(*finder, &[&LISTED_MAX]).await.map_err(from_pg)?;
         for row in rows {
             report.problems.push(row.try_get(0).map_err(from_pg)?);

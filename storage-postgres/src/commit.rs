@@ -21,6 +21,7 @@ use crate::copy::{Entry, encode, pieces};
 use crate::error::{
     NO_PARTITION, UNIQUE_VIOLATION, from_pg, is_disconnect, is_victim, of_commit, sqlstate,
 };
+use crate::events::append::{self as events, Append};
 use crate::history::write::{self as history, ValueRow};
 use crate::partitions::{self, DAY_MS, Partitions};
 use crate::store::Store;
@@ -135,6 +136,8 @@ struct Link {
     pending: Option<Pending>,
     /// The COPY of values, once there were some.
     values: Option<Statement>,
+    /// What appending needs, once there were events.
+    events: Option<events::Statements>,
     /// Nothing was committed on it yet: if it fails, another one would, too.
     is_new: bool,
 }
@@ -145,6 +148,15 @@ struct Pending {
     copy: Statement,
     count: Statement,
     store: Statement,
+}
+
+/// What is stored beside samples.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Other<'a> {
+    /// Values of records.
+    Values(&'a [ValueRow]),
+    /// Events of several callers.
+    Events(&'a [Append]),
 }
 
 /// The state of the task that commits.
@@ -191,14 +203,14 @@ impl Committing {
         self.link = None;
     }
 
-    /// Stores values of records, all or nothing.
-    pub(crate) async fn commit_values(&mut self, store: &Store, rows: &[ValueRow]) -> Result<()> {
+    /// Stores what is no sample, all or nothing.
+    pub(crate) async fn commit_other(&mut self, store: &Store, other: Other<'_>) -> Result<()> {
         // Held across the transaction on purpose: see the field.
         let _order = store.order.lock().await;
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let Err(error) = self.attempt_values(store, rows).await else { return Ok(()) };
+            let Err(error) = self.attempt_other(store, other).await else { return Ok(()) };
             let go_on = self.settle(store, &error).await;
             if !go_on || attempts == ATTEMPTS_MAX {
                 return Err(error);
@@ -206,10 +218,21 @@ impl Committing {
         }
     }
 
-    async fn attempt_values(&mut self, store: &Store, rows: &[ValueRow]) -> Result<()> {
+    async fn attempt_other(&mut self, store: &Store, other: Other<'_>) -> Result<()> {
         if self.link.is_none() {
             self.link = Some(store.server.in_time(link(store)).await?);
         }
+        match other {
+            Other::Values(rows) => self.attempt_values(store, rows).await?,
+            Other::Events(appends) => self.attempt_events(store, appends).await?,
+        }
+        if let Some(link) = &mut self.link {
+            link.is_new = false;
+        }
+        Ok(())
+    }
+
+    async fn attempt_values(&mut self, store: &Store, rows: &[ValueRow]) -> Result<()> {
         let copy = match &self.link()?.values {
             Some(copy) => copy.clone(),
             None => store.server.in_time(history::prepare(&self.link()?.connection)).await?,
@@ -217,7 +240,21 @@ impl Committing {
         history::insert(store, &self.link()?.connection, &copy, rows).await?;
         if let Some(link) = &mut self.link {
             link.values = Some(copy);
-            link.is_new = false;
+        }
+        Ok(())
+    }
+
+    async fn attempt_events(&mut self, store: &Store, appends: &[Append]) -> Result<()> {
+        let statements = match &self.link()?.events {
+            Some(statements) => statements.clone(),
+            None => {
+                let prepare = events::Statements::prepare(&self.link()?.connection);
+                store.server.in_time(prepare).await?
+            }
+        };
+        events::insert(store, &self.link()?.connection, &statements, appends).await?;
+        if let Some(link) = &mut self.link {
+            link.events = Some(statements);
         }
         Ok(())
     }
@@ -482,7 +519,7 @@ async fn link(store: &Store) -> Result<Link> {
     let connection = store.server.connect().await?;
     let copy = connection.prepare(COPY).await.map_err(from_pg)?;
     let count = connection.prepare(COUNT_DAYS).await.map_err(from_pg)?;
-    Ok(Link { connection, copy, count, pending: None, values: None, is_new: true })
+    Ok(Link { connection, copy, count, pending: None, values: None, events: None, is_new: true })
 }
 
 async fn prepare_pending(connection: &Connection) -> Result<Pending> {
@@ -528,7 +565,7 @@ pub(crate) async fn send(sink: CopyInSink<Bytes>, rows: Bytes) -> Result<()> {
 
 /// Ends a transaction: its last statement and the commit are sent together. If the statement
 /// fails the server does not commit.
-async fn finish<T>(
+pub(crate) async fn finish<T>(
     store: &Store,
     connection: &Connection,
     last: impl Future<Output = Result<T, tokio_postgres::Error>>,

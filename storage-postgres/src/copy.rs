@@ -1,7 +1,10 @@
-//! The binary format of COPY: rows of `samples` and `record_history` as bytes.
+//! The binary format of COPY: rows of `samples`, `record_history` and
+//! `events` as bytes.
 //!
 //! An encoder of our own, because the driver's looks every column up by its type and copies each
 //! row twice.
+
+use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -81,6 +84,57 @@ pub(crate) fn encode_values(entries: &[ValueEntry]) -> Bytes {
     }
     out.put_i16(-1);
     out.freeze()
+}
+
+/// One event on its way into the table.
+#[derive(Debug)]
+pub(crate) struct EventEntry {
+    pub(crate) sequence: i64,
+    pub(crate) stream_id: i64,
+    pub(crate) version: i64,
+    pub(crate) event_id: Option<Arc<str>>,
+    pub(crate) event_type: Arc<str>,
+    pub(crate) ms: i64,
+    pub(crate) json: Bytes,
+}
+
+/// Bytes of an event without its texts and its payload, at most.
+const EVENT_BYTES: usize = 2 + 4 * (4 + 8) + 3 * 4 + 1;
+
+/// Returns the bytes that store events, in the order of the columns that their COPY names.
+pub(crate) fn encode_events(entries: &[EventEntry]) -> Bytes {
+    let texts = |entry: &EventEntry| {
+        entry.event_id.as_ref().map_or(0, |id| id.len()) + entry.event_type.len() + entry.json.len()
+    };
+    let bytes: usize = entries.iter().map(|entry| EVENT_BYTES + texts(entry)).sum();
+    let mut out = BytesMut::with_capacity(HEADER.len() + bytes + 2);
+    out.put_slice(HEADER);
+    for entry in entries {
+        out.put_i16(7);
+        put_number(&mut out, entry.sequence);
+        put_number(&mut out, entry.stream_id);
+        put_number(&mut out, entry.version);
+        match &entry.event_id {
+            Some(id) => put_text(&mut out, id),
+            None => out.put_i32(-1),
+        }
+        put_text(&mut out, &entry.event_type);
+        put_number(&mut out, PgTime(entry.ms).to_micros());
+        put_json(&mut out, &entry.json);
+    }
+    out.put_i16(-1);
+    out.freeze()
+}
+
+fn put_number(out: &mut BytesMut, number: i64) {
+    out.put_i32(8);
+    out.put_i64(number);
+}
+
+fn put_text(out: &mut BytesMut, text: &str) {
+    // A name is far shorter than what a length can say.
+    out.put_i32(i32::try_from(text.len()).unwrap_or(i32::MAX));
+    out.put_slice(text.as_bytes());
 }
 
 /// Cuts bytes into pieces to send.

@@ -30,6 +30,7 @@ mod convert;
 mod copy;
 mod dictionary;
 mod error;
+mod events;
 mod filter;
 mod history;
 mod maintenance;
@@ -44,5 +45,6 @@ mod write;
 
 pub use backend::PostgresBackend;
 pub use config::{PostgresOptions, SslMode, SynchronousCommit, UseTimescale};
+pub use events::PostgresEvents;
 pub use history::PostgresHistory;
 pub use timescale::Tier;

@@ -12,18 +12,22 @@ use crate::error::{from_pg, sqlstate};
 use crate::timescale::{self, Extension};
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i32 = 2;
+pub(crate) const VERSION: i32 = 3;
 
 /// The version that brought record history.
-const HISTORY_VERSION: i32 = 2;
+pub(crate) const HISTORY_VERSION: i32 = 2;
+
+/// The version that brought events.
+pub(crate) const EVENTS_VERSION: i32 = 3;
 
 const TABLES: &str = include_str!("sql/schema_v1.sql");
 const SAMPLES: &str = include_str!("sql/samples_plain.sql");
 const VIEWS: &str = include_str!("sql/views.sql");
 const HISTORY: &str = include_str!("sql/schema_v2.sql");
+const EVENTS: &str = include_str!("sql/schema_v3.sql");
 
 /// What makes each version out of the one before, from the second on.
-const STEPS: [&str; 1] = [HISTORY];
+const STEPS: [&str; 2] = [HISTORY, EVENTS];
 
 /// Advisory locks: one number says what for, the other which schema.
 #[derive(Debug, Clone, Copy)]
@@ -70,9 +74,9 @@ pub(crate) struct Opened {
     /// TimescaleDB, where it is there.
     pub(crate) extension: Option<Extension>,
     pub(crate) server_version: i32,
-    /// Whether there are tables of record history: a store of an older version that may not be
-    /// written has none.
-    pub(crate) has_history: bool,
+    /// The version of the tables: a store of an older version that may not be written keeps it, and
+    /// lacks what came later.
+    pub(crate) version: i32,
 }
 
 /// Connects, looks at the schema, and creates or migrates it where that is due.
@@ -121,8 +125,7 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
         return Err(config("the store needs TimescaleDB, which the database no longer has"));
     }
     let server_version = row.try_get(1).map_err(from_pg)?;
-    let has_history = found_version >= HISTORY_VERSION;
-    Ok(Opened { hypertable, extension, server_version, has_history })
+    Ok(Opened { hypertable, extension, server_version, version: found_version })
 }
 
 enum Found {
@@ -229,7 +232,7 @@ async fn create_in_transaction(
     let hypertable = extension.is_some();
     let state = format!("INSERT INTO state (version, hypertable) VALUES ({VERSION}, {hypertable})");
     connection
-        .batch_execute(&format!("{schema}{TABLES}{samples}{VIEWS}{HISTORY}{state}"))
+        .batch_execute(&format!("{schema}{TABLES}{samples}{VIEWS}{}{state}", STEPS.concat()))
         .await
         .map_err(from_pg)?;
     Ok(hypertable)

@@ -8,7 +8,7 @@ use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
 use tokio::runtime::Handle;
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -30,6 +30,8 @@ pub(crate) struct Store {
     dictionary: RwLock<Dictionary>,
     /// Ids of records by name, as far as they are known to be committed.
     pub(crate) record_ids: RwLock<FxHashMap<Arc<str>, i64>>,
+    /// Rung when this handle has appended events, and when it is closed.
+    pub(crate) appended: Notify,
     pub(crate) densities: Densities,
     /// Held by a commit and by each step of a prune, so that what a caller gave up is either done
     /// before his next write or not at all.
@@ -52,6 +54,7 @@ impl Store {
             pool,
             dictionary: RwLock::default(),
             record_ids: RwLock::default(),
+            appended: Notify::new(),
             densities: Densities::default(),
             order: AsyncMutex::default(),
             closed: AtomicBool::new(false),
@@ -82,9 +85,25 @@ impl Store {
         }
     }
 
+    /// # Errors
+    /// `Closed` after `close`; `PermissionDenied` where a store from before `version` could not be
+    /// migrated.
+    pub(crate) fn check_part(&self, version: i32) -> Result<()> {
+        self.check_open()?;
+        match self.opened.version >= version {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::PermissionDenied,
+                "the store is of an older version, may not be migrated, and lacks this part",
+            )
+            .with_context("store_version", self.opened.version)),
+        }
+    }
+
     /// Refuses calls from now on.
     pub(crate) fn refuse_calls(&self) {
         self.closed.store(true, Ordering::Release);
+        self.appended.notify_waiters();
     }
 
     /// Asks a question and returns all rows of the answer.

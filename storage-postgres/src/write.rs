@@ -11,10 +11,11 @@ use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, MetricRecord, Outcome, Result, SeriesKey};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::commit::{Batch, Committing};
+use crate::commit::{Batch, Committing, Other};
 use crate::convert::to_raw;
 use crate::copy::Entry;
 use crate::error::copy_of;
+use crate::events::append::Append;
 use crate::history::write::ValueRow;
 use crate::store::Store;
 
@@ -33,6 +34,10 @@ enum Job {
     },
     Values {
         rows: Vec<ValueRow>,
+        done: oneshot::Sender<Result<()>>,
+    },
+    Events {
+        append: Append,
         done: oneshot::Sender<Result<()>>,
     },
     /// Answer everything before, then let go of the connection and refuse the rest.
@@ -65,6 +70,14 @@ impl Committer {
     pub(crate) async fn write_values(&self, rows: Vec<ValueRow>) -> Result<()> {
         let (done, committed) = oneshot::channel();
         let job = Job::Values { rows, done };
+        self.0.send(job).await.map_err(|_| closed(Outcome::NotApplied))?;
+        committed.await.map_err(|_| closed(Outcome::Unknown))?
+    }
+
+    /// Appends events, or decides not to; the verdict says which.
+    pub(crate) async fn append(&self, append: Append) -> Result<()> {
+        let (done, committed) = oneshot::channel();
+        let job = Job::Events { append, done };
         self.0.send(job).await.map_err(|_| closed(Outcome::NotApplied))?;
         committed.await.map_err(|_| closed(Outcome::Unknown))?
     }
@@ -133,8 +146,12 @@ async fn commit_all(store: Weak<Store>, mut committing: Committing, mut jobs: mp
             committing.make_partitions_ahead(&store).await;
         }
         if !taken.values.is_empty() {
-            let result = committing.commit_values(&store, &taken.values).await;
+            let result = committing.commit_other(&store, Other::Values(&taken.values)).await;
             answer(taken.callers_of_values, &result);
+        }
+        if !taken.appends.is_empty() {
+            let result = committing.commit_other(&store, Other::Events(&taken.appends)).await;
+            answer(taken.callers_of_appends, &result);
         }
         if !taken.closers.is_empty() {
             committing.close();
@@ -145,13 +162,15 @@ async fn commit_all(store: Weak<Store>, mut committing: Committing, mut jobs: mp
     }
 }
 
-/// What is done at one go: samples and values each in one transaction.
+/// What is done at one go: samples, values and events each in one transaction.
 #[derive(Default)]
 struct Group {
     batches: Vec<Batch>,
     callers: Vec<oneshot::Sender<Result<()>>>,
     values: Vec<ValueRow>,
     callers_of_values: Vec<oneshot::Sender<Result<()>>>,
+    appends: Vec<Append>,
+    callers_of_appends: Vec<oneshot::Sender<Result<()>>>,
     closers: Vec<oneshot::Sender<()>>,
 }
 
@@ -159,7 +178,9 @@ impl Group {
     fn take(&mut self, job: Job, is_closed: bool) {
         let refuses = is_closed || !self.closers.is_empty();
         match job {
-            Job::Write { done, .. } | Job::Values { done, .. } if refuses => {
+            Job::Write { done, .. } | Job::Values { done, .. } | Job::Events { done, .. }
+                if refuses =>
+            {
                 let _ = done.send(Err(closed(Outcome::NotApplied)));
             }
             Job::Write { batch, done } => {
@@ -169,6 +190,10 @@ impl Group {
             Job::Values { rows, done } => {
                 self.values.extend(rows);
                 self.callers_of_values.push(done);
+            }
+            Job::Events { append, done } => {
+                self.appends.push(append);
+                self.callers_of_appends.push(done);
             }
             Job::Close(done) => self.closers.push(done),
         }
@@ -186,6 +211,7 @@ fn records_of(group: &[Job]) -> usize {
     let records = |job: &Job| match job {
         Job::Write { batch, .. } => batch.entries.len(),
         Job::Values { rows, .. } => rows.iter().map(ValueRow::weight).sum(),
+        Job::Events { append, .. } => append.weight(),
         Job::Close(_) => 0,
     };
     group.iter().map(records).sum()

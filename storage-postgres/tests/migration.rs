@@ -4,8 +4,8 @@
 use libtest_mimic::{Arguments, Failed};
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    ErrorKind, HistoryQuery, MetricRecord, RecordHistory, RecordHistoryExt, StorageBackend,
-    TimeRange,
+    ErrorKind, EventStore, EventStoreExt, HistoryQuery, MetricRecord, NewEvent, RecordHistory,
+    RecordHistoryExt, StorageBackend, TimeRange,
 };
 use storage_postgres::PostgresBackend;
 
@@ -56,11 +56,12 @@ async fn make_version_1(name: &str) -> String {
     schema
 }
 
-/// Takes the tables of record history away again: what is left is what version 1 made and filled.
+/// Takes all later tables away again: what is left is what version 1 made and filled.
 async fn take_back(schema: &str) {
     let sql = format!(
-        "SET search_path = {schema}, pg_temp; DROP VIEW record_values;
-         DROP TABLE record_history, record_names; UPDATE state SET version = 1"
+        "SET search_path = {schema}, pg_temp; DROP VIEW record_values, event_log, projected;
+         DROP TABLE record_history, record_names, event_state, event_streams, events, projections,
+             projection_rows; UPDATE state SET version = 1"
     );
     support::raw(&url()).await.batch_execute(&sql).await.unwrap();
 }
@@ -86,6 +87,9 @@ async fn keeps_everything() {
         store.history().store("a", from_ms(0), &round).await.unwrap();
         let found = store.history().query_latest::<usize>("*", 9).await.unwrap();
         assert_eq!(found.into_values().unwrap(), (0..=round).collect::<Vec<_>>());
+        let event = NewEvent::new("s", "Opened", round.into());
+        let stored = store.events().append_all(&[event]).await.unwrap();
+        assert_eq!(stored[0].sequence, round as u64 + 1);
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     }
@@ -133,6 +137,8 @@ async fn is_read() {
     assert_metrics(&reader).await;
     let history = reader.history();
     let error = history.query(&HistoryQuery::parse("*").unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:#}");
+    let error = reader.events().extent().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:#}");
     reader.close().await.unwrap();
     let store = open(&schema).await;

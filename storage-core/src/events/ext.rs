@@ -18,7 +18,7 @@ use crate::error::Result;
 use crate::metrics::Matcher;
 
 /// Events that are asked for at a time.
-const PAGE_EVENTS: usize = 4096;
+const PAGE_EVENTS: usize = 8192;
 
 /// Events one after the other. It ends after an error.
 pub type EventStream<'a> = Pin<Box<dyn Stream<Item = Result<StoredEvent>> + Send + 'a>>;

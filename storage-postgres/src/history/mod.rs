@@ -11,12 +11,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use storage_core::history::value::validate_values;
 use storage_core::metrics::time::floor_ms;
-use storage_core::{
-    Error, ErrorKind, HistoryQuery, Matcher, RecordHistory, RecordInfo, Result, StoredValue,
-};
+use storage_core::{HistoryQuery, Matcher, RecordHistory, RecordInfo, Result, StoredValue};
 
 use crate::backend::named;
 use crate::maintenance::upkeep;
+use crate::schema::HISTORY_VERSION;
 use crate::store::Store;
 use crate::write::Committer;
 
@@ -38,14 +37,7 @@ impl Store {
     /// # Errors
     /// `Closed` after `close`; `PermissionDenied` where an older store could not be migrated.
     fn check_history(&self) -> Result<()> {
-        self.check_open()?;
-        match self.opened.has_history {
-            true => Ok(()),
-            false => Err(Error::new(
-                ErrorKind::PermissionDenied,
-                "the store is of an older version and may not be migrated: it has no history",
-            )),
-        }
+        self.check_part(HISTORY_VERSION)
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub(crate) mod append;
 pub(crate) mod check;
+mod chunks;
 mod project;
 mod prune;
 mod read;

@@ -16,9 +16,13 @@ use crate::error::from_sqlx;
 use crate::schema::number;
 use crate::store::Store;
 
-/// The most that a page holds, in events and, unless it is a single one, in bytes of payloads.
+/// The most that a page holds that is read row by row, in events and, unless it is a single one, in
+/// bytes of payloads.
 const PAGE_EVENTS: usize = 4096;
 const PAGE_BYTES: usize = 4 << 20;
+
+/// From so many events on they are read in chunks.
+const CHUNKS_FROM: usize = 64;
 
 const ALL: &str = "
     SELECT e.sequence, s.name, e.version, e.event_id, e.event_type, e.stored_at, e.payload
@@ -40,11 +44,17 @@ const BY_IDS: &str = "
 impl Store {
     /// A page of events.
     pub(super) async fn read_events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
-        let limit = query.limit.min(PAGE_EVENTS);
         let Ok(from) = i64::try_from(query.from) else { return Ok(Vec::new()) };
-        if limit == 0 || !self.finds_events().await? {
+        if query.limit == 0 || !self.finds_events().await? {
             return Ok(Vec::new());
         }
+        if query.stream.is_none()
+            && query.limit >= CHUNKS_FROM
+            && let Some(page) = self.read_chunks(from, query.limit).await?
+        {
+            return Ok(page);
+        }
+        let limit = query.limit.min(PAGE_EVENTS);
         let mut connection = self.readers.acquire().await.map_err(from_sqlx)?;
         let sql = if query.stream.is_some() { OF_STREAM } else { ALL };
         let mut statement = sqlx::query(sql).bind(from).bind(limit as i64);
