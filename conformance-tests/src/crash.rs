@@ -31,6 +31,7 @@
 //! ```
 
 mod child;
+mod events;
 mod history;
 mod workload;
 
@@ -86,6 +87,8 @@ pub enum Part {
     Metrics,
     /// The record history.
     History,
+    /// The event store.
+    Events,
 }
 
 impl Part {
@@ -100,6 +103,7 @@ impl Part {
         match self {
             Self::Metrics => write_forever(&**store.metrics(), lane, start, on_ack).await,
             Self::History => history::write_forever(store, lane, start, on_ack).await,
+            Self::Events => events::write_forever(store, lane, start, on_ack).await,
         }
     }
 
@@ -113,14 +117,17 @@ impl Part {
         match self {
             Self::Metrics => verify_whole(&**store.metrics(), first, lanes).await,
             Self::History => history::verify_whole(store, first, lanes).await,
+            Self::Events => events::verify_whole(store, lanes).await,
         }
     }
 
-    /// Removes the batches before `first`, and returns how many samples or values those were.
+    /// Removes the batches before `first`, and returns how many samples or values those were. Not
+    /// for events, which are kept.
     async fn prune_to(self, store: &WholeStore, first: u64) -> Result<u64> {
         match self {
             Self::Metrics => prune_to(&**store.metrics(), first).await,
             Self::History => history::clean_up_to(store, first).await,
+            Self::Events => Ok(0),
         }
     }
 
@@ -129,6 +136,7 @@ impl Part {
         match self {
             Self::Metrics => SERIES,
             Self::History => history::RECORDS,
+            Self::Events => events::EVENTS,
         }
     }
 }
@@ -264,9 +272,9 @@ impl<'a> Story<'a> {
         Self { fixture, dir, part, first: 1, last: vec![0; writers], prunes: true }
     }
 
-    /// A story of one part of the store.
+    /// A story of one part of the store. Events are kept: lanes share the log.
     pub(crate) fn of(self, part: Part) -> Self {
-        Self { part, ..self }
+        Self { part, prunes: self.prunes && part != Part::Events, ..self }
     }
 
     /// Keeps every batch.

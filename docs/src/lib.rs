@@ -13,6 +13,7 @@ pages! {
     tutorial: "../guide/tutorial.md",
     contract: "../guide/contract.md",
     history: "../guide/history.md",
+    events: "../guide/events.md",
     data_model: "../guide/data-model.md",
     errors: "../guide/errors.md",
     layers: "../guide/layers.md",

@@ -1,11 +1,14 @@
 //! Every verb and option of the command line, with its help.
 
+mod events;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::events::{Events, EventsAppend, EventsPrune, EventsReplay, EventsTail};
 use crate::input::time::{TimeFormat, parse_when};
 
 /// Collects, imports, asks, draws and exports metrics.
@@ -124,6 +127,9 @@ pub(crate) enum Command {
     /// Store and ask for values of records: JSON by name and time.
     #[command(subcommand)]
     History(History),
+    /// Append to the log of events, replay it, look at its projections.
+    #[command(subcommand)]
+    Events(Events),
     /// Print size and extent of the store.
     #[command(after_help = "Example:\n  storage stats --format json")]
     Stats,

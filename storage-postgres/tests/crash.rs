@@ -52,6 +52,8 @@ fn main() -> ExitCode {
         trial("kill_9_two_writers", Part::Metrics, 8, 2),
         trial("kill_9_history", Part::History, 15, 1),
         trial("kill_9_history_two_writers", Part::History, 6, 2),
+        trial("kill_9_events", Part::Events, 15, 1),
+        trial("kill_9_events_two_writers", Part::Events, 6, 2),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    Error, ErrorKind, HistoryQuery, MetricRecord, RecordHistory, RecordHistoryExt, StorageBackend,
-    TimeRange,
+    Error, ErrorKind, EventQuery, EventStore, EventStoreExt, HistoryQuery, MetricRecord, NewEvent,
+    RecordHistory, RecordHistoryExt, StorageBackend, StoredValue, TimeRange,
 };
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
@@ -16,7 +16,13 @@ const START_MS: i64 = 1_767_268_800_000;
 /// A copy of the file of a version: 40 samples in blocks, a second apart, those of even seconds of
 /// `web-0`; every fifth with metadata; and one in the journal.
 fn copy_of_version_1(dir: &Path) -> PathBuf {
-    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/version-1.db");
+    copy_of(dir, 1)
+}
+
+/// The file of version 2 holds the same, and the value `{"n": 1}` of the record `old` at 1000 ms.
+fn copy_of(dir: &Path, version: u32) -> PathBuf {
+    let original = format!("tests/data/version-{version}.db");
+    let original = Path::new(env!("CARGO_MANIFEST_DIR")).join(original);
     let path = dir.join("old.db");
     std::fs::copy(original, &path).unwrap();
     path
@@ -61,6 +67,29 @@ async fn version_1_is_migrated_and_keeps_everything() {
         history.store("a", from_ms(0), &round).await.unwrap();
         let found = history.query_latest::<usize>("*", 9).await.unwrap().into_values().unwrap();
         assert_eq!(found, (0..=round).collect::<Vec<_>>());
+        assert_next_event(&store, round).await;
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        store.close().await.unwrap();
+    }
+}
+
+async fn assert_next_event(store: &SqliteBackend, round: usize) {
+    let event = NewEvent::new("s", "Opened", round.into());
+    let stored = store.events().append_all(&[event]).await.unwrap();
+    assert_eq!(stored[0].sequence, round as u64 + 1);
+}
+
+#[tokio::test]
+async fn version_2_is_migrated_and_keeps_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of(dir.path(), 2);
+    for round in 0..3_usize {
+        let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+        assert_metrics(&store).await;
+        let found = store.history().query(&HistoryQuery::parse("*").unwrap()).await.unwrap();
+        let old = StoredValue::new("old", from_ms(1000), serde_json::json!({"n": 1}));
+        assert_eq!(found, [old]);
+        assert_next_event(&store, round).await;
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     }
@@ -97,7 +126,13 @@ async fn version_1_can_be_read_without_being_changed() {
     let history = reader.history();
     assert_eq!(history.query(&all).await.unwrap(), []);
     assert_eq!(history.records(&all.records).await.unwrap(), []);
-    let refused: [Error; 2] = [
+    let events = reader.events();
+    assert_eq!(events.read(&EventQuery::from(1)).await.unwrap(), []);
+    assert_eq!(events.extent().await.unwrap().last, 0);
+    assert_eq!(events.projections().await.unwrap(), []);
+    let refused: [Error; 4] = [
+        events.append_all(&[NewEvent::new("s", "T", 1.into())]).await.unwrap_err(),
+        events.prune_before(1).await.unwrap_err(),
         history.store("a", from_ms(0), &1).await.unwrap_err(),
         history.cleanup(from_ms(0)).await.unwrap_err(),
     ];
@@ -109,4 +144,6 @@ async fn version_1_can_be_read_without_being_changed() {
     let writer = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
     writer.history().store("a", from_ms(0), &1).await.unwrap();
     assert_eq!(history.query(&all).await.unwrap().len(), 1);
+    assert_next_event(&writer, 0).await;
+    assert_eq!(events.read(&EventQuery::from(1)).await.unwrap().len(), 1);
 }

@@ -22,8 +22,9 @@ const LANE: &str = "CONFORMANCE_CRASH_LANE";
 const START: &str = "CONFORMANCE_CRASH_START";
 const PART: &str = "CONFORMANCE_CRASH_PART";
 
-/// The value of [`PART`] for record history.
-const HISTORY: &str = "history";
+/// The values of [`PART`].
+const PARTS: [(Part, &str); 3] =
+    [(Part::Metrics, "metrics"), (Part::History, "history"), (Part::Events, "events")];
 
 /// How long a child may take to say something that it must say.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);
@@ -40,7 +41,8 @@ pub fn child_entry(fixture: &dyn DirFixture) {
     let stop = Arc::new(AtomicBool::new(false));
     listen(Arc::clone(&stop));
     let dir = variable(DIR);
-    let part = if variable(PART) == HISTORY { Part::History } else { Part::Metrics };
+    let named = PARTS.iter().find(|(_, name)| variable(PART) == *name);
+    let part = named.map_or(Part::Metrics, |(part, _)| *part);
     let lane = Lane(number(LANE) as usize);
     let failure = match write(fixture, Path::new(&dir), part, lane, number(START), &stop) {
         Ok(()) => {
@@ -134,7 +136,7 @@ impl Writer {
         let mut process = Command::new(std::env::current_exe()?)
             .env(ROLE, fixture.name())
             .env(DIR, dir)
-            .env(PART, if part == Part::History { HISTORY } else { "metrics" })
+            .env(PART, PARTS.iter().find(|(of, _)| *of == part).map_or("metrics", |(_, name)| name))
             .env(LANE, lane.0.to_string())
             .env(START, start.to_string())
             .stdin(Stdio::piped())

@@ -10,6 +10,7 @@ mod compact;
 mod completions;
 mod config;
 mod copy;
+mod events;
 mod export;
 mod health;
 mod history;
@@ -29,7 +30,7 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use storage::{SeriesFilter, TimeRange};
 
-use crate::args::{Args, Chosen, Command, Format, History, Span};
+use crate::args::{Args, Chosen, Command, Events, Format, History, Span};
 use crate::output::Output;
 use crate::store;
 
@@ -52,11 +53,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Archive(args) => return archive::run(args, output).await,
         _ => {}
     }
-    let (mut prepared, mut values) = (None, None);
+    let (mut prepared, mut values, mut batch) = (None, None, None);
     match &command {
         Command::Collect(args) => collect::check(args)?,
         Command::Import(args) => prepared = Some(import::prepare(args, output).await?),
         Command::History(History::Store(args)) => values = Some(history::prepare(args)?),
+        Command::Events(Events::Append(args)) => batch = Some(events::prepare(args)?),
         _ => {}
     }
     let creates = command.creates();
@@ -78,6 +80,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Adopt(args) => adopt::run(&*store, &args, output).await,
         Command::Prune(args) => prune::run(&*store, &args, output, &shown_url).await,
         Command::History(args) => history::run(&whole, &args, values, output, &shown_url).await,
+        Command::Events(args) => events::run(&whole, &args, batch, output, &shown_url).await,
         Command::Stats => stats::run(&*store, output, &shown_url).await,
         Command::Health => health::run(&*store, output).await,
         Command::Check => check::run(&*store, output).await,
@@ -99,7 +102,10 @@ impl Command {
     /// Whether the verb makes a store where there is none.
     fn creates(&self) -> bool {
         match self {
-            Self::Collect(_) | Self::Import(_) | Self::History(History::Store(_)) => true,
+            Self::Collect(_)
+            | Self::Import(_)
+            | Self::History(History::Store(_))
+            | Self::Events(Events::Append(_)) => true,
             #[cfg(feature = "parquet")]
             Self::Adopt(_) => true,
             _ => false,
