@@ -22,7 +22,6 @@ use storage_sqlite::{SqliteBackend, SqliteEvents, SqliteOptions};
 
 const STREAMS: i64 = 10;
 const BATCH: i64 = 1000;
-const CALLERS: usize = 64;
 const REPETITIONS: usize = 3;
 
 type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -40,12 +39,14 @@ async fn main() -> Result<()> {
         }
         report.add(what, OURS, "acknowledged", median(rates), "events/s");
     }
-    report.progress("64 callers with one event each");
-    let mut rates = Vec::new();
-    for _ in 0..REPETITIONS {
-        rates.push(append_singly(time).await?);
+    for (what, callers, size) in [("4 callers of 1000", 4, BATCH), ("64 callers of 1", 64, 1)] {
+        report.progress(what);
+        let mut rates = Vec::new();
+        for _ in 0..REPETITIONS {
+            rates.push(append_at_once(time, callers, size).await?);
+        }
+        report.add(what, OURS, "acknowledged", median(rates), "events/s");
     }
-    report.add("64 callers of 1", OURS, "acknowledged", median(rates), "events/s");
     whole_log(&mut report, options.scaled(1_000_000, 100_000) as i64).await?;
     println!("{}", report.finish()?);
     Ok(())
@@ -86,24 +87,25 @@ async fn append_batches(time: Duration, ids: bool) -> Result<Writes> {
 }
 
 /// Returns events a second of all callers together.
-async fn append_singly(time: Duration) -> Result<f64> {
+async fn append_at_once(time: Duration, callers: usize, size: i64) -> Result<f64> {
     let dir = scratch()?;
     let store = open(dir.path()).await?;
     let started = Instant::now();
     let caller = |number: usize| {
         let events = store.events();
         tokio::spawn(async move {
-            let (stream, mut appended) = (format!("caller-{number}"), 0_u64);
+            let (stream, mut appended) = (format!("caller-{number}"), 0);
             while started.elapsed() < time {
-                let event = NewEvent::new(&*stream, "Counted", json!({"n": appended}));
-                events.append_all(&[event]).await?;
-                appended += 1;
+                let event = |n| NewEvent::new(&*stream, "Counted", json!({"n": n}));
+                let batch: Vec<_> = (appended..appended + size).map(event).collect();
+                events.append_all(&batch).await?;
+                appended += size;
             }
             Ok::<_, storage_core::Error>(appended)
         })
     };
     let mut appended = 0;
-    for task in (0..CALLERS).map(caller).collect::<Vec<_>>() {
+    for task in (0..callers).map(caller).collect::<Vec<_>>() {
         appended += task.await??;
     }
     let rate = appended as f64 / started.elapsed().as_secs_f64();

@@ -143,7 +143,8 @@ pub trait EventStore: Send + Sync {
     /// and, where it is one, `change` (index of the first bad change). `Conflict` if the projection
     /// does not stand at `step.from`, with the details `projection`, `expected` and `checkpoint`;
     /// or, with `first` and `last` of the log, if `step.to` lies behind its end or before events
-    /// that were pruned. With each of these nothing is changed.
+    /// that were pruned. `StorageFull` and `PermissionDenied` as the location has it. With each of
+    /// these nothing is changed.
     async fn project(&self, step: &ProjectionStep) -> Result<()>;
 
     /// Returns every projection by name, byte by byte, with its checkpoint.
@@ -167,7 +168,8 @@ pub trait EventStore: Send + Sync {
     /// Removes a projection with all its rows, and says whether it was there.
     ///
     /// # Errors
-    /// `InvalidArgument` if `projection` breaks the rules of a name.
+    /// `InvalidArgument` if `projection` breaks the rules of a name. `PermissionDenied` if the store
+    /// is read-only.
     async fn forget_projection(&self, projection: &str) -> Result<bool>;
 
     /// Removes every event before `sequence`, and returns how many.

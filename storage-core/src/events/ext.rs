@@ -114,7 +114,8 @@ pub trait EventStoreExt: EventStore {
 
     /// Streams the events that `query` chooses, by sequence number, page by page: memory stays
     /// bounded however long the log is, and no limit applies but that of the query. What is appended
-    /// meanwhile comes too, unless the end was reached before. Ends after the first error.
+    /// meanwhile comes too, unless the end was reached before; what is pruned before it was read
+    /// does not come. Ends after the first error.
     fn replay(&self, query: EventQuery) -> EventStream<'_>
     where
         Self: Sized,
