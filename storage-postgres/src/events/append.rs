@@ -5,6 +5,7 @@
 //! visible, so nobody ever sees an event below which another one still appears.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use storage_core::events::group::{self, Decision, Desk, Place, Slot, streams_of};
@@ -184,7 +185,7 @@ fn entries(accepted: &[Accepted<'_>], ids: &HashMap<String, i64>) -> Result<Vec<
             stream_id: *ids.get(&*row.stream).ok_or_else(missing)?,
             version: version.cast_signed(),
             event_id: row.event_id.clone(),
-            event_type: row.event_type.clone(),
+            event_type: Arc::clone(&row.event_type),
             ms: row.ms,
             json: row.json.clone(),
         })
