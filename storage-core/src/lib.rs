@@ -1,10 +1,12 @@
-//! One storage contract for metrics, record history and events, and what works over any backend.
+//! One storage contract for metrics, record history, events and jobs, and what works over any
+//! backend.
 //!
 //! | module | what lives there |
 //! |---|---|
 //! | [`metrics`] | the model ([`MetricRecord`], [`TimeRange`], [`MetricAggregation`] ...) and the contract, [`StorageBackend`] |
 //! | [`history`] | JSON values by record name and time, and their contract, [`RecordHistory`] |
 //! | [`events`] | the log of what happened and projections of it, and their contract, [`EventStore`] |
+//! | [`jobs`] | jobs, pipelines and executions, and their contract, [`JobStore`] |
 //! | [`store`] | [`Store`]: one location with all that it holds |
 //! | [`limits`] | limits of names and JSON |
 //! | [`error`] | [`Error`] with kind, outcome and retry advice |
@@ -38,6 +40,7 @@ pub mod compose;
 pub mod error;
 pub mod events;
 pub mod history;
+pub mod jobs;
 pub mod layers;
 pub mod limits;
 pub mod memory;
@@ -55,7 +58,12 @@ pub use history::{
     HistoryQuery, PersistExt, PersistStreamExt, RecordHistory, RecordHistoryExt, RecordInfo,
     StoredValue,
 };
-pub use memory::{InMemory, InMemoryEvents, InMemoryHistory};
+pub use jobs::{
+    Claim, Cursor, Ended, Execution, ExecutionPatch, ExecutionQuery, ExecutionStatus, Job,
+    JobCounts, JobHealth, JobPatch, JobQuery, JobStore, JobStoreExt, LastRun, Lease, Listed,
+    NewJob, NewPipeline, Page, Pipeline, PipelinePatch, Restored, RunResult, Schedule,
+};
+pub use memory::{InMemory, InMemoryEvents, InMemoryHistory, InMemoryJobs};
 pub use metrics::{
     CheckReport, Health, HealthStatus, Matcher, MetricAggregation, MetricRecord, Sample,
     ScanStream, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples, SeriesWindows, StorageBackend,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::events::EventStore;
 use crate::history::RecordHistory;
+use crate::jobs::JobStore;
 use crate::metrics::StorageBackend;
 
 /// A handle to one location, which holds metrics and, beside them, what else its backend keeps.
@@ -26,12 +27,13 @@ pub struct Store {
     metrics: Arc<dyn StorageBackend>,
     history: Option<Arc<dyn RecordHistory>>,
     events: Option<Arc<dyn EventStore>>,
+    jobs: Option<Arc<dyn JobStore>>,
 }
 
 impl Store {
     /// A store that holds metrics alone.
     pub fn of_metrics(metrics: Arc<dyn StorageBackend>) -> Self {
-        Self { metrics, history: None, events: None }
+        Self { metrics, history: None, events: None, jobs: None }
     }
 
     /// Adds the record history of the same location.
@@ -45,6 +47,13 @@ impl Store {
     #[must_use]
     pub fn with_events(mut self, events: Arc<dyn EventStore>) -> Self {
         self.events = Some(events);
+        self
+    }
+
+    /// Adds the jobs of the same location.
+    #[must_use]
+    pub fn with_jobs(mut self, jobs: Arc<dyn JobStore>) -> Self {
+        self.jobs = Some(jobs);
         self
     }
 
@@ -73,6 +82,14 @@ impl Store {
         Error::unsupported(part).with_backend(self.metrics.name())
     }
 
+    /// The jobs, with pipelines and executions.
+    ///
+    /// # Errors
+    /// `Unsupported` if the backend keeps none.
+    pub fn jobs(&self) -> Result<&Arc<dyn JobStore>> {
+        self.jobs.as_ref().ok_or_else(|| self.lacks("jobs"))
+    }
+
     /// Closes the store with all its parts: see [`StorageBackend::close`].
     ///
     /// # Errors
@@ -88,6 +105,7 @@ impl std::fmt::Debug for Store {
             .field("backend", &self.metrics.name())
             .field("history", &self.history.is_some())
             .field("events", &self.events.is_some())
+            .field("jobs", &self.jobs.is_some())
             .finish()
     }
 }
@@ -104,5 +122,6 @@ mod tests {
         assert_eq!((error.kind(), error.operation()), (ErrorKind::Unsupported, Some("history")));
         assert_eq!(error.backend(), Some("memory"));
         assert_eq!(store.events().err().unwrap().operation(), Some("events"));
+        assert_eq!(store.jobs().err().unwrap().operation(), Some("jobs"));
     }
 }

@@ -1,10 +1,11 @@
 //! The in-memory backend: a whole backend on a few pages, and the reference for all others.
 //!
 //! One lock, one ordered map; nothing clever. Every method checks, takes the lock, answers. Its
-//! record history and events, made the same way, are in `history` and `events`.
+//! record history, events and jobs, made the same way, are in `history`, `events` and `jobs`.
 
 mod events;
 mod history;
+mod jobs;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Bound;
@@ -28,6 +29,7 @@ use crate::store::Store;
 
 pub use events::InMemoryEvents;
 pub use history::InMemoryHistory;
+pub use jobs::InMemoryJobs;
 
 type Samples = BTreeMap<i64, Sample>;
 
@@ -37,6 +39,7 @@ struct Parts {
     series: Arc<RwLock<BTreeMap<SeriesKey, Samples>>>,
     records: Arc<RwLock<history::Records>>,
     log: Arc<events::Log>,
+    jobs: Arc<RwLock<jobs::Jobs>>,
 }
 
 /// A store that lives as long as the process.
@@ -249,7 +252,9 @@ impl StorageBackend for InMemory {
 impl From<InMemory> for Store {
     fn from(backend: InMemory) -> Self {
         let (history, events) = (Arc::new(backend.history()), Arc::new(backend.events()));
-        Self::of_metrics(Arc::new(backend)).with_history(history).with_events(events)
+        let jobs = Arc::new(backend.jobs());
+        let store = Self::of_metrics(Arc::new(backend));
+        store.with_history(history).with_events(events).with_jobs(jobs)
     }
 }
 
