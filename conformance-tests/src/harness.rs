@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use libtest_mimic::{Arguments, Failed, Trial};
 use storage_core::{
-    Capabilities, Error, ErrorKind, EventStore, MetricRecord, RecordHistory, Result,
+    Capabilities, Error, ErrorKind, EventStore, JobStore, MetricRecord, RecordHistory, Result,
     StorageBackend, Store as WholeStore, TimeRange,
 };
 
@@ -113,6 +113,14 @@ impl Ctx {
     /// `Unsupported` if the backend keeps none.
     pub fn events(&self) -> Result<&Arc<dyn EventStore>> {
         self.whole.events()
+    }
+
+    /// The jobs of the handle that is open from the start.
+    ///
+    /// # Errors
+    /// `Unsupported` if the backend keeps none.
+    pub fn jobs(&self) -> Result<&Arc<dyn JobStore>> {
+        self.whole.jobs()
     }
 
     /// Opens another handle to the same location, with everything that it holds.
@@ -320,6 +328,7 @@ struct Offer {
     capabilities: Capabilities,
     history: bool,
     events: bool,
+    jobs: bool,
 }
 
 fn judge(fixture: &Arc<dyn Fixture>, case: &Case, offer: Offer) -> Verdict {
@@ -329,6 +338,7 @@ fn judge(fixture: &Arc<dyn Fixture>, case: &Case, offer: Offer) -> Verdict {
     match case.needs {
         Need::History if !offer.history => Verdict::Skip("keeps no record history".to_owned()),
         Need::Events if !offer.events => Verdict::Skip("keeps no events".to_owned()),
+        Need::Jobs if !offer.jobs => Verdict::Skip("keeps no jobs".to_owned()),
         Need::Has(capability) if !capability.of(offer.capabilities) => {
             Verdict::Skip(format!("no capability `{}`", capability.as_str()))
         }
@@ -348,10 +358,11 @@ fn probe(fixture: &Arc<dyn Fixture>) -> std::result::Result<Offer, Failure> {
         let store = fixture.open_store(&location).await?;
         let capabilities = store.metrics().capabilities();
         let (history, events) = (store.history().is_ok(), store.events().is_ok());
+        let jobs = store.jobs().is_ok();
         store.close().await?;
         drop(store);
         fixture.destroy(&location).await?;
-        Ok(Offer { capabilities, history, events })
+        Ok(Offer { capabilities, history, events, jobs })
     })
 }
 

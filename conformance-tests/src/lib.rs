@@ -1,9 +1,10 @@
 //! The storage contract as named test cases that any backend can be run against.
 //!
 //! The contracts are the documentation of [`storage_core::StorageBackend`],
-//! [`storage_core::RecordHistory`] and [`storage_core::EventStore`]; here is a case for every
-//! sentence of them. A backend supplies a [`Fixture`] (how to open a named location, and how to
-//! destroy it), never a list of cases, and calls [`main`] from a test target with `harness = false`:
+//! [`storage_core::RecordHistory`], [`storage_core::EventStore`] and [`storage_core::JobStore`]; here
+//! is a case for every sentence of them. A backend supplies a [`Fixture`] (how to open a named
+//! location, and how to destroy it), never a list of cases, and calls [`main`] from a test target with
+//! `harness = false`:
 //!
 //! ```no_run
 //! use std::sync::Arc;

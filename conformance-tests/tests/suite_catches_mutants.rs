@@ -51,7 +51,7 @@ fn fits(case: &Case, bug: Bug) -> bool {
         Need::Has(capability) => has(capability),
         Need::Lacks(capability) => !has(capability),
         // These have mutants of their own.
-        Need::History | Need::Events => false,
+        Need::History | Need::Events | Need::Jobs => false,
     }
 }
 

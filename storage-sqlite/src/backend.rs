@@ -24,6 +24,7 @@ use crate::config::SqliteOptions;
 use crate::convert::{to_record, to_sample};
 use crate::events::SqliteEvents;
 use crate::history::SqliteHistory;
+use crate::jobs::SqliteJobs;
 use crate::maintenance::{self, panicked, upkeep};
 use crate::read::Payloads;
 use crate::slice::Slice;
@@ -92,6 +93,11 @@ impl SqliteBackend {
     /// The event store in the same file; it shares this handle's connections and closes with it.
     pub fn events(&self) -> SqliteEvents {
         SqliteEvents::new(Arc::clone(&self.store), self.committer.clone())
+    }
+
+    /// The jobs in the same file; they share this handle's connections and close with it.
+    pub fn jobs(&self) -> SqliteJobs {
+        SqliteJobs::new(Arc::clone(&self.store))
     }
 
     /// Turns slices into answers, off the async threads if that takes long.
@@ -416,7 +422,9 @@ impl Drop for SqliteBackend {
 impl From<SqliteBackend> for WholeStore {
     fn from(backend: SqliteBackend) -> Self {
         let (history, events) = (Arc::new(backend.history()), Arc::new(backend.events()));
-        Self::of_metrics(Arc::new(backend)).with_history(history).with_events(events)
+        let jobs = Arc::new(backend.jobs());
+        let store = Self::of_metrics(Arc::new(backend));
+        store.with_history(history).with_events(events).with_jobs(jobs)
     }
 }
 

@@ -9,6 +9,7 @@ use storage_core::{Error, Result};
 
 use crate::codec::{block, frame};
 use crate::error::from_sqlx;
+use crate::jobs::rows;
 use crate::read::summary_of;
 use crate::schema::number;
 use crate::store::Store;
@@ -40,7 +41,8 @@ async fn check_all(connection: &mut SqliteConnection, report: &mut CheckReport) 
     check_blocks(connection, report).await?;
     check_orphans(connection, report).await?;
     check_history(connection, report).await?;
-    crate::events::check::run(connection, report).await
+    crate::events::check::run(connection, report).await?;
+    check_jobs(connection, report).await
 }
 
 async fn check_file(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
@@ -154,6 +156,54 @@ async fn check_history(connection: &mut SqliteConnection, report: &mut CheckRepo
             false => "it is no JSON",
         };
         note(report, format!("value {id} of the history: {problem}"));
+    }
+    Ok(())
+}
+
+/// Jobs, pipelines and executions that cannot be read, executions without a job, and leases of what
+/// is not under way. A file of an older version has none.
+async fn check_jobs(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
+    let tables = "SELECT count(*) FROM sqlite_schema WHERE name = 'scheduled_jobs'";
+    if number(connection, tables).await? == 0 {
+        return Ok(());
+    }
+    check_rows(connection, report, rows::JOBS, |row| rows::job_of(row).map(drop)).await?;
+    check_rows(connection, report, rows::PIPELINES, |row| rows::pipeline_of(row).map(drop)).await?;
+    check_rows(connection, report, rows::EXECUTIONS, |row| rows::execution_of(row).map(drop))
+        .await?;
+    for (problem, sql) in [
+        (
+            "its job is unknown",
+            "SELECT id FROM job_executions
+             WHERE job_id NOT IN (SELECT id FROM scheduled_jobs)",
+        ),
+        (
+            "the lease of its job says that it is under way",
+            "SELECT lease_execution_id FROM scheduled_jobs AS j
+             WHERE lease_execution_id IS NOT NULL AND NOT EXISTS (
+                 SELECT * FROM job_executions AS e WHERE e.id = j.lease_execution_id
+                 AND e.job_id = j.id AND e.status = 'running')",
+        ),
+    ] {
+        for row in sqlx::query(sql).fetch_all(&mut *connection).await.map_err(from_sqlx)? {
+            let id: String = row.try_get(0).map_err(from_sqlx)?;
+            note(report, format!("execution {id:?}: {problem}"));
+        }
+    }
+    Ok(())
+}
+
+async fn check_rows(
+    connection: &mut SqliteConnection,
+    report: &mut CheckReport,
+    sql: &'static str,
+    check: impl Fn(&SqliteRow) -> Result<()>,
+) -> Result<()> {
+    let mut rows = sqlx::query(sql).fetch(connection);
+    while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
+        if let Err(error) = check(&row) {
+            note(report, error.to_string());
+        }
     }
     Ok(())
 }

@@ -15,8 +15,8 @@
 //! as one row and keeps them decoded in the `head`. `seal`
 //! turns the journal into compressed blocks per series in the background, `maintenance` stores
 //! them. `read` answers from blocks, their summaries and the head. The tables are in
-//! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history and
-//! `events` the event store beside all that, as plain rows.
+//! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history,
+//! `events` the event store and `jobs` the jobs beside all that, as plain rows.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. The decoded unsealed samples take about 24
@@ -33,6 +33,7 @@ mod error;
 mod events;
 mod head;
 mod history;
+mod jobs;
 mod maintenance;
 mod read;
 mod schema;
@@ -46,3 +47,4 @@ pub use backend::SqliteBackend;
 pub use config::{SqliteOptions, Synchronous};
 pub use events::SqliteEvents;
 pub use history::SqliteHistory;
+pub use jobs::SqliteJobs;

@@ -14,13 +14,16 @@ use crate::config::{SqliteOptions, Synchronous};
 use crate::error::from_sqlx;
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i64 = 3;
+pub(crate) const VERSION: i64 = 4;
 
 /// The version that brought record history.
 pub(crate) const HISTORY_VERSION: i64 = 2;
 
 /// The version that brought events.
 pub(crate) const EVENTS_VERSION: i64 = 3;
+
+/// The version that brought jobs.
+pub(crate) const JOBS_VERSION: i64 = 4;
 
 /// "MStr", in the header of every file of ours.
 const APPLICATION_ID: i64 = 0x4d53_7472;
@@ -29,10 +32,11 @@ const APPLICATION_ID: i64 = 0x4d53_7472;
 const WAL_BYTES_KEPT: &str = "67108864";
 
 /// What makes each version out of the one before, the first out of nothing.
-const STEPS: [&str; 3] = [
+const STEPS: [&str; VERSION as usize] = [
     include_str!("sql/schema.sql"),
     include_str!("sql/schema_v2.sql"),
     include_str!("sql/schema_v3.sql"),
+    include_str!("sql/schema_v4.sql"),
 ];
 
 /// Between attempts to open a file that another process is just creating or recovering.

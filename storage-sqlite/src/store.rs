@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
 use storage_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
@@ -37,6 +38,8 @@ pub(crate) struct Store {
     pub(crate) stream_names: RwLock<HashMap<i64, Arc<str>>>,
     /// Rung when this handle has appended events, and when it is closed.
     pub(crate) appended: Notify,
+    /// The same for the tables of jobs.
+    pub(crate) has_jobs: AtomicBool,
     /// Held by whoever seals, so that one handle seals once at a time.
     pub(crate) sealing: AsyncMutex<()>,
     /// Rung when there may be something to seal.
@@ -86,6 +89,7 @@ impl Store {
             stream_names: RwLock::default(),
             has_events: AtomicBool::new(version >= schema::EVENTS_VERSION),
             appended: Notify::new(),
+            has_jobs: AtomicBool::new(version >= schema::JOBS_VERSION),
             sealing: AsyncMutex::default(),
             seal_due: Arc::default(),
             sealed: Notify::new(),
@@ -191,6 +195,27 @@ impl Store {
             ));
         }
         Ok(())
+    }
+
+    /// Whether the file has a table, which is `known` once it was found: a file of an older version
+    /// that is open for reading alone may not have it yet.
+    pub(crate) async fn finds(
+        &self,
+        known: &AtomicBool,
+        table: &str,
+        connection: &mut SqliteConnection,
+    ) -> Result<bool> {
+        if known.load(Ordering::Acquire) {
+            return Ok(true);
+        }
+        let found = sqlx::query("SELECT EXISTS (SELECT * FROM sqlite_schema WHERE name = ?)")
+            .bind(table)
+            .fetch_one(connection)
+            .await
+            .and_then(|row| row.try_get(0))
+            .map_err(from_sqlx)?;
+        known.store(found, Ordering::Release);
+        Ok(found)
     }
 
     /// Looks at an error of the writer: after a failed sync nothing more is written.

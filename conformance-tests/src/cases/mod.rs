@@ -41,6 +41,8 @@ pub enum Need {
     History,
     /// Those that keep events.
     Events,
+    /// Those that keep jobs.
+    Jobs,
 }
 
 /// A field of [`Capabilities`].
@@ -122,6 +124,17 @@ macro_rules! event_cases {
     };
 }
 
+/// Lists the cases of a theme of jobs.
+macro_rules! job_cases {
+    ($theme:literal: $($name:ident),+ $(,)?) => {
+        pub(crate) fn cases() -> Vec<$crate::cases::Case> {
+            let mut cases = Vec::new();
+            $(once!(cases, $theme, $name, $crate::cases::Need::Jobs);)+
+            cases
+        }
+    };
+}
+
 macro_rules! need {
     () => {
         $crate::cases::Need::Nothing
@@ -179,6 +192,7 @@ mod content;
 mod errors;
 mod events;
 mod history;
+mod jobs;
 mod latest;
 mod lifecycle;
 mod limits;
@@ -223,6 +237,13 @@ pub fn table() -> Vec<Case> {
         events::prune::cases,
         events::sharing::cases,
         events::model::cases,
+        jobs::job::cases,
+        jobs::pipeline::cases,
+        jobs::execution::cases,
+        jobs::claim::cases,
+        jobs::listing::cases,
+        jobs::health::cases,
+        jobs::sharing::cases,
     ];
     themes.into_iter().flat_map(|cases| cases()).collect()
 }

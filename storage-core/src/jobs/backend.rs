@@ -53,7 +53,8 @@ use crate::error::Result;
 /// relax durability.
 ///
 /// # Cancellation
-/// Dropping the future of a call leaves all of its effect or none, and the handle usable. A change
+/// Dropping the future of a call leaves all of its effect or none (of a removal of old executions: a
+/// part), and the handle usable. A change
 /// that is still made after its future was dropped is made before any later one of the same handle.
 ///
 /// # Errors
@@ -253,7 +254,11 @@ pub trait JobStore: Send + Sync {
     /// Removes every execution that has ended and started before `cutoff`, and returns how many.
     ///
     /// One that started at the cutoff stays, and so does one under way. The number is exact, the sum
-    /// of two concurrent calls too. Jobs keep their last run.
+    /// of two concurrent calls too. Jobs keep their last run. A call that fails or is dropped may have
+    /// removed a part; repeating it removes the rest.
+    ///
+    /// # Errors
+    /// The outcome is `Unknown` if a part may have been removed.
     ///
     /// # Cost
     /// O(k) for k executions removed.

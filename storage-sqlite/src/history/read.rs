@@ -1,7 +1,6 @@
 //! Answers questions about record history, each within one snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
 use sqlx::Row;
@@ -88,7 +87,7 @@ impl Store {
         ask: impl AsyncFnOnce(&mut SqliteConnection, String, &[Arc<str>]) -> Result<Vec<T>>,
     ) -> Result<Vec<T>> {
         let mut snapshot = self.readers.begin().await.map_err(from_sqlx)?;
-        if !self.finds_history(&mut snapshot).await? {
+        if !self.finds(&self.has_history, "record_history", &mut snapshot).await? {
             return Ok(Vec::new());
         }
         let learned = read_names(self, &mut snapshot).await?;
@@ -103,18 +102,6 @@ impl Store {
         };
         snapshot.rollback().await.map_err(from_sqlx)?;
         answer
-    }
-
-    /// Whether the file has the tables: one of an older version that is open for reading alone
-    /// may not.
-    async fn finds_history(&self, connection: &mut SqliteConnection) -> Result<bool> {
-        if self.has_history.load(Ordering::Acquire) {
-            return Ok(true);
-        }
-        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'record_history'";
-        let found = crate::schema::number(connection, sql).await? > 0;
-        self.has_history.store(found, Ordering::Release);
-        Ok(found)
     }
 }
 
