@@ -17,15 +17,16 @@ use storage_core::{
     StorageStats, Store as WholeStore, TimeRange, Window,
 };
 
+use crate::check;
 use crate::config::PostgresOptions;
 use crate::events::PostgresEvents;
 use crate::history::PostgresHistory;
+use crate::jobs::PostgresJobs;
 use crate::maintenance::{self, Prune, upkeep};
 use crate::store::Store;
 use crate::timescale::Tier;
 use crate::windows::Windows;
 use crate::write::Committer;
-use crate::{check, error};
 
 /// A store in a schema of a PostgreSQL database. See the [crate documentation](crate) for when to
 /// choose it.
@@ -95,6 +96,11 @@ impl PostgresBackend {
     /// The event store in the same schema; it shares this handle's connections and closes with it.
     pub fn events(&self) -> PostgresEvents {
         PostgresEvents::new(Arc::clone(&self.store), self.committer.clone())
+    }
+
+    /// The jobs in the same schema; they share this handle's connections and close with it.
+    pub fn jobs(&self) -> PostgresJobs {
+        PostgresJobs::new(Arc::clone(&self.store))
     }
 
     /// Streams the samples of series, step by step, each a snapshot of its own.
@@ -260,18 +266,11 @@ impl StorageBackend for PostgresBackend {
         if let Err(error) = self.stats().await {
             return Health::down(&error);
         }
-        let sql = "SELECT current_setting('transaction_read_only') = 'on'";
-        let writable = async {
-            let rows = self.store.rows(sql, &[]).await?;
-            let read_only = rows.first().map(|row| row.try_get::<_, bool>(0)).transpose();
-            Ok(!read_only.map_err(error::from_pg)?.unwrap_or_default())
-        };
-        match writable.await {
-            Ok(true) => Health::healthy(),
-            Ok(false) => Health {
-                status: HealthStatus::Degraded,
-                message: "the server takes no writes: it is a standby or read-only".to_owned(),
-            },
+        match self.store.check_takes_writes().await {
+            Ok(None) => Health::healthy(),
+            Ok(Some(error)) => {
+                Health { status: HealthStatus::Degraded, message: error.message().to_owned() }
+            }
             Err(error) => Health::down(&named(error, "health")),
         }
     }
@@ -279,6 +278,8 @@ impl StorageBackend for PostgresBackend {
     async fn close(&self) -> Result<()> {
         self.store.refuse_calls();
         self.committer.close().await;
+        // What is under way is finished; what waits behind it finds the store closed.
+        drop(self.store.job_order.lock().await);
         self.store.pool.close();
         Ok(())
     }
@@ -296,7 +297,9 @@ fn of_series((series, windows): (SeriesKey, Windows)) -> SeriesWindows {
 impl From<PostgresBackend> for WholeStore {
     fn from(backend: PostgresBackend) -> Self {
         let (history, events) = (Arc::new(backend.history()), Arc::new(backend.events()));
-        Self::of_metrics(Arc::new(backend)).with_history(history).with_events(events)
+        let jobs = Arc::new(backend.jobs());
+        let store = Self::of_metrics(Arc::new(backend));
+        store.with_history(history).with_events(events).with_jobs(jobs)
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 
 use crate::connect::Connection;
 use crate::error::from_pg;
-use crate::schema::{EVENTS_VERSION, HISTORY_VERSION};
+use crate::schema::{EVENTS_VERSION, HISTORY_VERSION, JOBS_VERSION};
 use crate::store::Store;
 
 /// Each finds problems of one kind and says each in a line.
@@ -68,6 +68,19 @@ const EVENT_FINDERS: &[&str] = &[
      GROUP BY r.projection_id LIMIT $1",
 ];
 
+/// The same for jobs and executions.
+const JOB_FINDERS: &[&str] = &[
+    "SELECT format('execution %s: the lease of its job says that it is under way',
+            lease_execution_id)
+     FROM scheduled_jobs j WHERE lease_execution_id IS NOT NULL AND NOT EXISTS (
+         SELECT FROM job_executions e WHERE e.id = j.lease_execution_id AND e.job_id = j.id
+         AND e.status = 'running') LIMIT $1",
+    "SELECT format('execution %s: the status %s does not fit its end', id, status)
+     FROM job_executions
+     WHERE status NOT IN ('running', 'succeeded', 'failed', 'cancelled', 'lost')
+     OR (status = 'running') <> (end_time IS NULL) LIMIT $1",
+];
+
 /// Problems of one kind that are listed.
 const LISTED_MAX: i64 = 100;
 
@@ -80,7 +93,12 @@ pub(crate) async fn check(store: &Store) -> Result<CheckReport> {
         pieces: number(&connection, PIECES, &[]).await?,
         problems: Vec::new(),
     };
-    let parts = [(1, FINDERS), (HISTORY_VERSION, HISTORY_FINDERS), (EVENTS_VERSION, EVENT_FINDERS)];
+    let parts = [
+        (1, FINDERS),
+        (HISTORY_VERSION, HISTORY_FINDERS),
+        (EVENTS_VERSION, EVENT_FINDERS),
+        (JOBS_VERSION, JOB_FINDERS),
+    ];
     let parts = parts.iter().filter(|(version, _)| store.opened.version >= *version);
     for finder in parts.flat_map(|(_, finders)| *finders) {
         let rows = connection.query(*finder, &[&LISTED_MAX]).await.map_err(from_pg)?;

@@ -181,6 +181,30 @@ pub(crate) fn to_value(row: &Row, index: usize) -> Result<Value> {
     row.try_get::<_, Json<'_>>(index).map_err(from_pg)?.parse()
 }
 
+/// Returns the JSON in a column of a row, if there is some.
+pub(crate) fn to_optional_value(row: &Row, index: usize) -> Result<Option<Value>> {
+    let json: Option<Json<'_>> = row.try_get(index).map_err(from_pg)?;
+    json.map(Json::parse).transpose()
+}
+
+/// The text that [`to_json`] makes, as a parameter.
+#[derive(Debug)]
+pub(crate) struct JsonText(pub(crate) Box<[u8]>);
+
+impl ToSql for JsonText {
+    fn to_sql(&self, _type: &Type, out: &mut BytesMut) -> Result<IsNull, BoxError> {
+        out.put_u8(JSONB_VERSION);
+        out.put_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
+
 impl<'a> FromSql<'a> for Json<'a> {
     fn from_sql(_type: &Type, raw: &'a [u8]) -> Result<Self, BoxError> {
         match raw.split_first() {

@@ -12,7 +12,7 @@ use crate::error::{from_pg, sqlstate};
 use crate::timescale::{self, Extension};
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i32 = 3;
+pub(crate) const VERSION: i32 = 4;
 
 /// The version that brought record history.
 pub(crate) const HISTORY_VERSION: i32 = 2;
@@ -20,14 +20,19 @@ pub(crate) const HISTORY_VERSION: i32 = 2;
 /// The version that brought events.
 pub(crate) const EVENTS_VERSION: i32 = 3;
 
+/// The version that brought jobs.
+pub(crate) const JOBS_VERSION: i32 = 4;
+
 const TABLES: &str = include_str!("sql/schema_v1.sql");
 const SAMPLES: &str = include_str!("sql/samples_plain.sql");
 const VIEWS: &str = include_str!("sql/views.sql");
-const HISTORY: &str = include_str!("sql/schema_v2.sql");
-const EVENTS: &str = include_str!("sql/schema_v3.sql");
 
 /// What makes each version out of the one before, from the second on.
-const STEPS: [&str; 2] = [HISTORY, EVENTS];
+const STEPS: [&str; VERSION as usize - 1] = [
+    include_str!("sql/schema_v2.sql"),
+    include_str!("sql/schema_v3.sql"),
+    include_str!("sql/schema_v4.sql"),
+];
 
 /// Advisory locks: one number says what for, the other which schema.
 #[derive(Debug, Clone, Copy)]

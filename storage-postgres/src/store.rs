@@ -36,6 +36,8 @@ pub(crate) struct Store {
     /// Held by a commit and by each step of a prune, so that what a caller gave up is either done
     /// before his next write or not at all.
     pub(crate) order: AsyncMutex<()>,
+    /// The same for changes of jobs, which do not wait for commits of other parts.
+    pub(crate) job_order: AsyncMutex<()>,
     closed: AtomicBool,
     /// Where the tasks of the handle run, whoever calls it.
     pub(crate) runtime: Handle,
@@ -57,6 +59,7 @@ impl Store {
             appended: Notify::new(),
             densities: Densities::default(),
             order: AsyncMutex::default(),
+            job_order: AsyncMutex::default(),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
         })
@@ -98,6 +101,16 @@ impl Store {
             )
             .with_context("store_version", self.opened.version)),
         }
+    }
+
+    /// Why the server takes no writes, if it takes none.
+    pub(crate) async fn check_takes_writes(&self) -> Result<Option<Error>> {
+        let sql = "SELECT current_setting('transaction_read_only') = 'on'";
+        let rows = self.rows(sql, &[]).await?;
+        let read_only = rows.first().map(|row| row.try_get::<_, bool>(0)).transpose();
+        let problem = "the server takes no writes: it is a standby or read-only";
+        let error = || Error::new(ErrorKind::PermissionDenied, problem);
+        Ok(read_only.map_err(from_pg)?.unwrap_or_default().then(error))
     }
 
     /// Refuses calls from now on.

@@ -4,8 +4,8 @@
 use libtest_mimic::{Arguments, Failed};
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    ErrorKind, EventStore, EventStoreExt, HistoryQuery, MetricRecord, NewEvent, RecordHistory,
-    RecordHistoryExt, StorageBackend, TimeRange,
+    ErrorKind, EventStore, EventStoreExt, HistoryQuery, JobQuery, JobStore, MetricRecord, NewEvent,
+    NewJob, RecordHistory, RecordHistoryExt, StorageBackend, TimeRange,
 };
 use storage_postgres::PostgresBackend;
 
@@ -61,7 +61,8 @@ async fn take_back(schema: &str) {
     let sql = format!(
         "SET search_path = {schema}, pg_temp; DROP VIEW record_values, event_log, projected;
          DROP TABLE record_history, record_names, event_state, event_streams, events, projections,
-             projection_rows; UPDATE state SET version = 1"
+             projection_rows, job_executions, scheduled_jobs, pipelines;
+         UPDATE state SET version = 1"
     );
     support::raw(&url()).await.batch_execute(&sql).await.unwrap();
 }
@@ -90,6 +91,10 @@ async fn keeps_everything() {
         let event = NewEvent::new("s", "Opened", round.into());
         let stored = store.events().append_all(&[event]).await.unwrap();
         assert_eq!(stored[0].sequence, round as u64 + 1);
+        let job = NewJob::new(format!("j{round}"), "p", "@daily".parse().unwrap());
+        store.jobs().add_job(&job, from_ms(0)).await.unwrap();
+        let found = store.jobs().jobs(&JobQuery::default()).await.unwrap().items;
+        assert_eq!(found.len(), round + 1);
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     }
@@ -139,6 +144,8 @@ async fn is_read() {
     let error = history.query(&HistoryQuery::parse("*").unwrap()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:#}");
     let error = reader.events().extent().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:#}");
+    let error = reader.jobs().jobs(&JobQuery::default()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:#}");
     reader.close().await.unwrap();
     let store = open(&schema).await;

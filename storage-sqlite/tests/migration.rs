@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    Error, ErrorKind, EventQuery, EventStore, EventStoreExt, HistoryQuery, MetricRecord, NewEvent,
-    RecordHistory, RecordHistoryExt, StorageBackend, StoredValue, TimeRange,
+    Error, ErrorKind, EventQuery, EventStore, EventStoreExt, HealthStatus, HistoryQuery, JobQuery,
+    JobStore, MetricRecord, NewEvent, NewJob, RecordHistory, RecordHistoryExt, StorageBackend,
+    StoredValue, TimeRange,
 };
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
@@ -68,6 +69,7 @@ async fn version_1_is_migrated_and_keeps_everything() {
         let found = history.query_latest::<usize>("*", 9).await.unwrap().into_values().unwrap();
         assert_eq!(found, (0..=round).collect::<Vec<_>>());
         assert_next_event(&store, round).await;
+        assert_next_job(&store, round).await;
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     }
@@ -77,6 +79,13 @@ async fn assert_next_event(store: &SqliteBackend, round: usize) {
     let event = NewEvent::new("s", "Opened", round.into());
     let stored = store.events().append_all(&[event]).await.unwrap();
     assert_eq!(stored[0].sequence, round as u64 + 1);
+}
+
+async fn assert_next_job(store: &SqliteBackend, round: usize) {
+    let job = NewJob::new(format!("j{round}"), "p", "@daily".parse().unwrap());
+    store.jobs().add_job(&job, from_ms(0)).await.unwrap();
+    let found = store.jobs().jobs(&JobQuery::default()).await.unwrap().items;
+    assert_eq!(found.len(), round + 1);
 }
 
 #[tokio::test]
@@ -90,6 +99,7 @@ async fn version_2_is_migrated_and_keeps_everything() {
         let old = StoredValue::new("old", from_ms(1000), serde_json::json!({"n": 1}));
         assert_eq!(found, [old]);
         assert_next_event(&store, round).await;
+        assert_next_job(&store, round).await;
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     }
@@ -130,7 +140,13 @@ async fn version_1_can_be_read_without_being_changed() {
     assert_eq!(events.read(&EventQuery::from(1)).await.unwrap(), []);
     assert_eq!(events.extent().await.unwrap().last, 0);
     assert_eq!(events.projections().await.unwrap(), []);
-    let refused: [Error; 4] = [
+    let jobs = reader.jobs();
+    assert_eq!(jobs.jobs(&JobQuery::default()).await.unwrap().items, []);
+    assert_eq!(jobs.job("a").await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(jobs.health(from_ms(0)).await.status, HealthStatus::Degraded);
+    let job = NewJob::new("a", "p", "@daily".parse().unwrap());
+    let refused: [Error; 5] = [
+        jobs.add_job(&job, from_ms(0)).await.unwrap_err(),
         events.append_all(&[NewEvent::new("s", "T", 1.into())]).await.unwrap_err(),
         events.prune_before(1).await.unwrap_err(),
         history.store("a", from_ms(0), &1).await.unwrap_err(),
@@ -146,4 +162,6 @@ async fn version_1_can_be_read_without_being_changed() {
     assert_eq!(history.query(&all).await.unwrap().len(), 1);
     assert_next_event(&writer, 0).await;
     assert_eq!(events.read(&EventQuery::from(1)).await.unwrap().len(), 1);
+    writer.jobs().add_job(&job, from_ms(0)).await.unwrap();
+    assert_eq!(jobs.jobs(&JobQuery::default()).await.unwrap().items.len(), 1);
 }

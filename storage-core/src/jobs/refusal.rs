@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::limits::check_json;
+use crate::limits::{check_json, check_name};
 use crate::metrics::time::{floor_ms, is_sample_ms};
 
 /// The largest JSON value of a pipeline or execution, in bytes of compact text.
@@ -16,6 +16,14 @@ pub const TEXT_BYTES_MAX: usize = 64 * 1024;
 /// There is nothing with that id; `what` is `job`, `pipeline` or `execution`.
 pub fn not_found(what: &'static str, id: &str) -> Error {
     Error::new(ErrorKind::NotFound, "there is none with this id").with_context(what, id)
+}
+
+/// Fails where nothing can have the id, because it breaks the rules of ids: then there is nothing.
+///
+/// # Errors
+/// As [`not_found`] says.
+pub fn check_possible(what: &'static str, id: &str) -> Result<()> {
+    check_name(what, id).map_err(|_| not_found(what, id))
 }
 
 /// Something else has that id; `what` is `job`, `pipeline` or `execution`.
