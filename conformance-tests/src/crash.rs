@@ -33,6 +33,7 @@
 mod child;
 mod events;
 mod history;
+mod jobs;
 mod workload;
 
 use std::fmt;
@@ -89,6 +90,8 @@ pub enum Part {
     History,
     /// The event store.
     Events,
+    /// The jobs.
+    Jobs,
 }
 
 impl Part {
@@ -104,6 +107,7 @@ impl Part {
             Self::Metrics => write_forever(&**store.metrics(), lane, start, on_ack).await,
             Self::History => history::write_forever(store, lane, start, on_ack).await,
             Self::Events => events::write_forever(store, lane, start, on_ack).await,
+            Self::Jobs => jobs::write_forever(store, lane, start, on_ack).await,
         }
     }
 
@@ -118,6 +122,7 @@ impl Part {
             Self::Metrics => verify_whole(&**store.metrics(), first, lanes).await,
             Self::History => history::verify_whole(store, first, lanes).await,
             Self::Events => events::verify_whole(store, lanes).await,
+            Self::Jobs => jobs::verify_whole(store, first, lanes).await,
         }
     }
 
@@ -128,6 +133,7 @@ impl Part {
             Self::Metrics => prune_to(&**store.metrics(), first).await,
             Self::History => history::clean_up_to(store, first).await,
             Self::Events => Ok(0),
+            Self::Jobs => jobs::clean_up_to(store, first).await,
         }
     }
 
@@ -137,6 +143,7 @@ impl Part {
             Self::Metrics => SERIES,
             Self::History => history::RECORDS,
             Self::Events => events::EVENTS,
+            Self::Jobs => jobs::EXECUTIONS,
         }
     }
 }

@@ -6,6 +6,7 @@
 mod compare;
 mod events;
 mod history;
+mod jobs;
 mod step;
 
 use std::fmt;
@@ -65,6 +66,15 @@ pub async fn run_history(fixture: &dyn Fixture, seed: u64, operations: usize) ->
 pub async fn run_events(fixture: &dyn Fixture, seed: u64, operations: usize) -> CaseResult {
     let steps = events::steps(seed, operations);
     run_steps::<events::Events>(fixture, steps, seed, operations).await
+}
+
+/// As [`run`], on the jobs of a location.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_jobs(fixture: &dyn Fixture, seed: u64, operations: usize) -> CaseResult {
+    let steps = jobs::steps(seed, operations);
+    run_steps::<jobs::Jobs>(fixture, steps, seed, operations).await
 }
 
 /// A step as shrinking sees it.

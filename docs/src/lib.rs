@@ -14,6 +14,7 @@ pages! {
     contract: "../guide/contract.md",
     history: "../guide/history.md",
     events: "../guide/events.md",
+    jobs: "../guide/jobs.md",
     data_model: "../guide/data-model.md",
     errors: "../guide/errors.md",
     layers: "../guide/layers.md",

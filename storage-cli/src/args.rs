@@ -1,6 +1,7 @@
 //! Every verb and option of the command line, with its help.
 
 mod events;
+mod jobs;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +10,9 @@ use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::events::{Events, EventsAppend, EventsPrune, EventsReplay, EventsTail};
+pub(crate) use self::jobs::{
+    ExecutionList, Executions, JobAdd, JobClaim, JobList, JobUpdate, Jobs, Part, Pipelines, Remove,
+};
 use crate::input::time::{TimeFormat, parse_when};
 
 /// Collects, imports, asks, draws and exports metrics.
@@ -130,6 +134,15 @@ pub(crate) enum Command {
     /// Append to the log of events, replay it, look at its projections.
     #[command(subcommand)]
     Events(Events),
+    /// Add, claim and look at jobs that run by a schedule.
+    #[command(subcommand)]
+    Jobs(Jobs),
+    /// Keep what jobs run.
+    #[command(subcommand)]
+    Pipelines(Pipelines),
+    /// Look at runs of jobs, and end them.
+    #[command(subcommand)]
+    Executions(Executions),
     /// Print size and extent of the store.
     #[command(after_help = "Example:\n  storage stats --format json")]
     Stats,

@@ -54,6 +54,8 @@ fn main() -> ExitCode {
         trial("kill_9_history_two_writers", Part::History, 6, 2),
         trial("kill_9_events", Part::Events, 15, 1),
         trial("kill_9_events_two_writers", Part::Events, 6, 2),
+        trial("kill_9_jobs", Part::Jobs, 15, 1),
+        trial("kill_9_jobs_two_workers", Part::Jobs, 6, 2),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

@@ -48,6 +48,8 @@ fn main() -> ExitCode {
         trial("kill_9_history_two_writers", Part::History, 8, 2),
         trial("kill_9_events", Part::Events, 20, 1),
         trial("kill_9_events_two_writers", Part::Events, 8, 2),
+        trial("kill_9_jobs", Part::Jobs, 20, 1),
+        trial("kill_9_jobs_two_workers", Part::Jobs, 8, 2),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

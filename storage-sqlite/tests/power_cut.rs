@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         trial("full_loses_no_history", || {
             full_loses_nothing("full_loses_no_history", Part::History)
         }),
+        trial("full_loses_no_jobs", || full_loses_nothing("full_loses_no_jobs", Part::Jobs)),
         trial("normal_loses_what_was_not_synced", normal_loses_what_was_not_synced),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()

@@ -1,4 +1,4 @@
-//! One storage contract for metrics, record history and events, many backends behind it.
+//! One storage contract for metrics, record history, events and jobs, many backends behind it.
 //!
 //! [`connect`] turns a URL into a [`StorageBackend`], [`open`] into a [`Store`] with everything that the
 //! location holds; a Cargo feature decides which backends are

@@ -72,9 +72,9 @@ pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
     Ok(Arc::clone(open_existing(url).await?.metrics()))
 }
 
-/// Opens the store at `url` with everything that it holds: metrics, and record history and events
-/// where the backend keeps them (memory, SQLite, PostgreSQL). Creates it if it does not exist. The
-/// URLs are those of [`connect`].
+/// Opens the store at `url` with everything that it holds: metrics, and record history, events and
+/// jobs where the backend keeps them (memory, SQLite, PostgreSQL). Creates it if it does not exist.
+/// The URLs are those of [`connect`].
 ///
 /// # Errors
 /// As [`connect`].
@@ -215,6 +215,7 @@ mod tests {
         let store = open_existing(&url).await.unwrap();
         assert_eq!(store.history().unwrap().name(), "sqlite");
         assert_eq!(store.events().unwrap().name(), "sqlite");
+        assert_eq!(store.jobs().unwrap().name(), "sqlite");
         let error = refused(&format!("{url}?synchronus=full")).await;
         assert_eq!(error.context("parameter"), Some("synchronus"));
     }

@@ -244,6 +244,7 @@ pub fn table() -> Vec<Case> {
         jobs::listing::cases,
         jobs::health::cases,
         jobs::sharing::cases,
+        jobs::model::cases,
     ];
     themes.into_iter().flat_map(|cases| cases()).collect()
 }

@@ -23,8 +23,12 @@ const START: &str = "CONFORMANCE_CRASH_START";
 const PART: &str = "CONFORMANCE_CRASH_PART";
 
 /// The values of [`PART`].
-const PARTS: [(Part, &str); 3] =
-    [(Part::Metrics, "metrics"), (Part::History, "history"), (Part::Events, "events")];
+const PARTS: [(Part, &str); 4] = [
+    (Part::Metrics, "metrics"),
+    (Part::History, "history"),
+    (Part::Events, "events"),
+    (Part::Jobs, "jobs"),
+];
 
 /// How long a child may take to say something that it must say.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(60);

@@ -11,11 +11,14 @@ mod completions;
 mod config;
 mod copy;
 mod events;
+mod executions;
 mod export;
 mod health;
 mod history;
 mod import;
+mod jobs;
 mod latest;
+mod pipelines;
 mod plot;
 mod prune;
 mod query;
@@ -30,7 +33,7 @@ use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use storage::{SeriesFilter, TimeRange};
 
-use crate::args::{Args, Chosen, Command, Events, Format, History, Span};
+use crate::args::{Args, Chosen, Command, Events, Format, History, Jobs, Pipelines, Span};
 use crate::output::Output;
 use crate::store;
 
@@ -53,12 +56,14 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Archive(args) => return archive::run(args, output).await,
         _ => {}
     }
-    let (mut prepared, mut values, mut batch) = (None, None, None);
+    let (mut prepared, mut values, mut batch, mut pipeline) = (None, None, None, None);
     match &command {
         Command::Collect(args) => collect::check(args)?,
         Command::Import(args) => prepared = Some(import::prepare(args, output).await?),
         Command::History(History::Store(args)) => values = Some(history::prepare(args)?),
         Command::Events(Events::Append(args)) => batch = Some(events::prepare(args)?),
+        Command::Jobs(Jobs::Add(args)) => drop(jobs::prepare(args)?),
+        Command::Pipelines(verb) => pipeline = pipelines::prepare(verb)?,
         _ => {}
     }
     let creates = command.creates();
@@ -81,6 +86,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Prune(args) => prune::run(&*store, &args, output, &shown_url).await,
         Command::History(args) => history::run(&whole, &args, values, output, &shown_url).await,
         Command::Events(args) => events::run(&whole, &args, batch, output, &shown_url).await,
+        Command::Jobs(verb) => jobs::run(&whole, &verb, output, &shown_url).await,
+        Command::Pipelines(verb) => {
+            pipelines::run(&whole, &verb, pipeline, output, &shown_url).await
+        }
+        Command::Executions(verb) => executions::run(&whole, &verb, output, &shown_url).await,
         Command::Stats => stats::run(&*store, output, &shown_url).await,
         Command::Health => health::run(&*store, output).await,
         Command::Check => check::run(&*store, output).await,
@@ -105,7 +115,9 @@ impl Command {
             Self::Collect(_)
             | Self::Import(_)
             | Self::History(History::Store(_))
-            | Self::Events(Events::Append(_)) => true,
+            | Self::Events(Events::Append(_))
+            | Self::Jobs(Jobs::Add(_))
+            | Self::Pipelines(Pipelines::Add { .. }) => true,
             #[cfg(feature = "parquet")]
             Self::Adopt(_) => true,
             _ => false,

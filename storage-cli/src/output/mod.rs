@@ -163,6 +163,20 @@ pub(crate) fn confirm(question: &str) -> io::Result<bool> {
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }
 
+/// Returns whether something may be removed: `yes` was said, or is now.
+///
+/// # Errors
+/// Where nobody is there to ask.
+pub(crate) fn ask_to_remove(what: &str, yes: bool, shown_url: &str) -> anyhow::Result<bool> {
+    if yes {
+        return Ok(true);
+    }
+    if !io::stdin().is_terminal() {
+        anyhow::bail!("nobody is there to confirm; say --yes to remove");
+    }
+    Ok(confirm(&format!("Remove {what} from {shown_url}?"))?)
+}
+
 fn complain_as(what: &str, text: &str) {
     // Nobody is left to hear that stderr is broken.
     let _ = writeln!(io::stderr(), "{what}: {text}");

@@ -5,6 +5,7 @@ pub(super) mod execution;
 pub(super) mod health;
 pub(super) mod job;
 pub(super) mod listing;
+pub(super) mod model;
 pub(super) mod pipeline;
 pub(super) mod sharing;
 

@@ -1,0 +1,181 @@
+//! `storage executions`: runs of jobs.
+
+use std::io::{self, BufRead};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use chrono::Utc;
+use serde_json::Value;
+use storage::{Execution, ExecutionPatch, ExecutionQuery, ExecutionStatus, JobStore, Page, Store};
+
+use super::jobs::Pages;
+use crate::args::{ExecutionList, Executions, Prune};
+use crate::output::{Cell, Output, ask_to_remove, text};
+
+const COLUMNS: [&str; 14] = [
+    "id",
+    "job_id",
+    "pipeline",
+    "status",
+    "started_at",
+    "ended_at",
+    "error",
+    "triggered_by",
+    "scheduled_for",
+    "missed_runs",
+    "attempt",
+    "worker",
+    "context",
+    "steps",
+];
+
+pub(super) async fn run(
+    store: &Store,
+    verb: &Executions,
+    output: &mut Output,
+    shown_url: &str,
+) -> Result<ExitCode> {
+    let jobs = &**store.jobs()?;
+    let patch = match verb {
+        Executions::List(args) => return list(jobs, args, output).await,
+        Executions::Show { id } => {
+            print(jobs.execution(id).await?, output)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Executions::Add { execution } => return add(jobs, execution, output).await,
+        Executions::Cleanup(args) => return clean_up(jobs, args, output, shown_url).await,
+        Executions::Update { steps, context, .. } => ExecutionPatch {
+            steps: json_of(steps.as_deref())?,
+            context: json_of(context.as_deref())?,
+            ..ExecutionPatch::default()
+        },
+        Executions::Extend { lease, .. } => ExecutionPatch::extend(*lease),
+        Executions::End { result, error, .. } => {
+            ExecutionPatch { error: error.clone(), ..ExecutionPatch::end(*result) }
+        }
+    };
+    let (Executions::Update { id, .. }
+    | Executions::Extend { id, .. }
+    | Executions::End { id, .. }) = verb
+    else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    print(jobs.update_execution(id, &patch, Utc::now()).await?, output)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn json_of(text: Option<&str>) -> Result<Option<Value>> {
+    text.map(|text| serde_json::from_str(text).context("that is no JSON")).transpose()
+}
+
+/// Prints one execution.
+pub(super) fn print(execution: Execution, output: &mut Output) -> Result<()> {
+    Ok(output.record(COLUMNS.into_iter().zip(cells_of(execution)).collect())?)
+}
+
+fn cells_of(execution: Execution) -> Vec<Cell> {
+    let status = execution.status();
+    let (ended_at, error) = match execution.ended {
+        Some(ended) => (Cell::Time(ended.at), Cell::or_empty(ended.error, Cell::Text)),
+        None => (Cell::Empty, Cell::Empty),
+    };
+    vec![
+        Cell::Text(execution.id),
+        Cell::Text(execution.job_id),
+        Cell::Text(execution.pipeline),
+        Cell::text(status.as_str()),
+        Cell::Time(execution.started_at),
+        ended_at,
+        error,
+        Cell::Text(execution.triggered_by),
+        Cell::or_empty(execution.scheduled_for, Cell::Time),
+        Cell::Count(execution.missed_runs),
+        Cell::Count(execution.attempt),
+        Cell::or_empty(execution.worker, Cell::Text),
+        Cell::or_empty(execution.context, Cell::Json),
+        Cell::or_empty(execution.steps, Cell::Json),
+    ]
+}
+
+async fn list(jobs: &dyn JobStore, args: &ExecutionList, output: &mut Output) -> Result<ExitCode> {
+    let mut query = ExecutionQuery {
+        job_id: args.job.clone(),
+        status: args.status,
+        ..ExecutionQuery::default()
+    };
+    let mut pages = Pages::of(&args.part);
+    let mut rows = output.rows(&COLUMNS)?;
+    while let Some(page) = pages.next() {
+        query.page = page;
+        let listed = jobs.executions(&query).await?;
+        pages.took(listed.items.len(), listed.next);
+        for execution in listed.items {
+            rows.row(cells_of(execution))?;
+        }
+    }
+    rows.finish()?;
+    drop(rows);
+    pages.note(output, "no such executions");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn add(jobs: &dyn JobStore, text: &str, output: &mut Output) -> Result<ExitCode> {
+    let mut added = 0;
+    if text == "-" {
+        for (number, line) in (1..).zip(io::stdin().lock().lines()) {
+            let line = line?;
+            if line.trim().is_empty() {
+                continue;
+            }
+            let place =
+                || format!("line {number}, after {} added", text::counted(added, "execution"));
+            let execution = serde_json::from_str(&line).with_context(place)?;
+            jobs.add_execution(&execution).await.with_context(place)?;
+            added += 1;
+        }
+    } else {
+        let execution = serde_json::from_str(text).context("that is no execution as JSON")?;
+        jobs.add_execution(&execution).await?;
+        added = 1;
+    }
+    output.record(vec![("executions_added", Cell::Count(added))])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn clean_up(
+    jobs: &dyn JobStore,
+    args: &Prune,
+    output: &mut Output,
+    shown_url: &str,
+) -> Result<ExitCode> {
+    let before = ("before", Cell::Time(args.before));
+    if args.dry_run {
+        let count = count_before(jobs, args).await?;
+        output.record(vec![before, ("would_remove", Cell::Count(count))])?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let what = format!("executions before {}", text::time(args.before));
+    if !ask_to_remove(&what, args.yes, shown_url)? {
+        output.note("nothing was removed");
+        return Ok(ExitCode::FAILURE);
+    }
+    let removed = jobs.remove_executions_before(args.before).await?;
+    output.record(vec![before, ("removed", Cell::Count(removed))])?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn count_before(jobs: &dyn JobStore, args: &Prune) -> Result<u64> {
+    let mut query = ExecutionQuery::default().page(Page::first(500));
+    let mut count = 0;
+    loop {
+        let listed = jobs.executions(&query).await?;
+        let is_old = |one: &&Execution| {
+            one.status() != ExecutionStatus::Running && one.started_at < args.before
+        };
+        count += listed.items.iter().filter(is_old).count() as u64;
+        query.page.after = listed.next;
+        if query.page.after.is_none() {
+            return Ok(count);
+        }
+    }
+}

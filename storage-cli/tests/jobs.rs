@@ -1,0 +1,202 @@
+//! The verbs of jobs, pipelines and executions, over a SQLite file, and what a killed process
+//! leaves there.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use common::Fixture;
+use serde_json::{Value, json};
+
+const SYNC: [&str; 7] =
+    ["jobs", "add", "daily-sync", "--cron", "0 2 * * *", "--pipeline", "sync.yaml"];
+
+fn ids(list: &Value) -> Vec<&str> {
+    list.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn what_is_added_is_there_in_the_next_process() {
+    let store = Fixture::new();
+    let added = store.json(&SYNC);
+    assert_eq!((&added["enabled"], &added["version"]), (&json!("yes"), &json!(1)));
+    assert_eq!(store.json(&["jobs", "show", "daily-sync"]), added);
+    store.ok(&["jobs", "add", "b", "--cron", "@hourly", "--pipeline", "p", "--disabled"]);
+    assert_eq!(ids(&store.json(&["jobs", "list"])), ["b", "daily-sync"]);
+    assert_eq!(ids(&store.json(&["jobs", "list", "--enabled"])), ["daily-sync"]);
+    assert_eq!(ids(&store.json(&["jobs", "list", "--disabled", "--pipeline", "p"])), ["b"]);
+    let line = store.refused(&SYNC);
+    assert!(line.contains("taken") && line.contains("daily-sync"), "{line}");
+    let line = store.refused(&["jobs", "show", "nobody"]);
+    assert!(line.contains("job=nobody"), "{line}");
+    assert_eq!(store.json(&["stats"])["samples"], 0);
+}
+
+#[test]
+fn updates_can_expect_a_version() {
+    let store = Fixture::new();
+    store.ok(&SYNC);
+    let update = ["jobs", "update", "daily-sync", "--cron", "0 3 * * *", "--expect-version", "1"];
+    let updated = store.json(&update);
+    assert_eq!((&updated["cron"], &updated["version"]), (&json!("0 3 * * *"), &json!(2)));
+    assert!(store.refused(&update).contains("version=2"));
+    assert_eq!(store.json(&["jobs", "disable", "daily-sync"])["enabled"], "no");
+    let enabled = store.json(&["jobs", "enable", "daily-sync"]);
+    assert_eq!((&enabled["enabled"], &enabled["version"]), (&json!("yes"), &json!(4)));
+    let named = store.json(&["jobs", "update", "daily-sync", "--name", "Sync"]);
+    assert_eq!((&named["name"], &named["cron"]), (&json!("Sync"), &json!("0 3 * * *")));
+}
+
+#[test]
+fn a_worker_claims_extends_and_ends() {
+    let store = Fixture::new();
+    store.ok(&SYNC);
+    let claim = ["jobs", "claim", "--worker", "w", "--lease", "1h", "--execution", "r1"];
+    let none = store.run(&claim);
+    assert_eq!((none.code, &*none.stdout), (1, ""), "{none:?}");
+    assert!(none.stderr.contains("no job is due"), "{none:?}");
+    let due = store.json(&["jobs", "update", "daily-sync", "--next-run", "2020-01-01"]);
+    assert_eq!(due["missed_runs"], 1000, "at least so many");
+    assert_eq!(ids(&store.json(&["jobs", "list", "--due"])), ["daily-sync"]);
+    assert_eq!(store.run(&["jobs", "health", "-q"]).code, 1, "overdue");
+    let run = store.json(&claim);
+    assert_eq!((&run["id"], &run["status"]), (&json!("r1"), &json!("running")));
+    assert_eq!((&run["triggered_by"], &run["missed_runs"]), (&json!("schedule"), &json!(999)));
+    assert_eq!(store.json(&["jobs", "health"])["running"], 1);
+    let busy = ["jobs", "claim", "daily-sync", "--worker", "v"];
+    assert!(store.refused(&busy).contains("worker=w"), "another has it");
+    store.ok(&["executions", "extend", "r1", "--lease", "2h"]);
+    store.ok(&["executions", "update", "r1", "--steps", r#"["fetch"]"#]);
+    let ended = store.json(&["executions", "end", "r1", "failed", "--error", "no network"]);
+    assert_eq!((&ended["status"], &ended["steps"]), (&json!("failed"), &json!(["fetch"])));
+    let line = store.refused(&["executions", "end", "r1", "succeeded"]);
+    assert!(line.contains("status=failed"), "{line}");
+    let job = store.json(&["jobs", "show", "daily-sync"]);
+    assert_eq!((&job["last_result"], &job["worker"]), (&json!("failed"), &Value::Null));
+    assert_eq!(store.run(&["jobs", "health"]).code, 0);
+}
+
+#[test]
+fn pipelines_are_kept() {
+    let store = Fixture::new();
+    let run = store.run_with_input(&["pipelines", "add", "sync.yaml", "-"], "{\"steps\": []}\n");
+    assert_eq!(run.code, 0, "{run:?}");
+    let changed = store.json(&["pipelines", "update", "sync.yaml", "--description", "d"]);
+    assert_eq!((&changed["config"], &changed["version"]), (&json!({"steps": []}), &json!(2)));
+    assert_eq!(store.json(&["pipelines", "list"]), json!([changed]));
+    assert!(store.refused(&["pipelines", "remove", "sync.yaml"]).contains("--yes"));
+    store.ok(&["pipelines", "remove", "sync.yaml", "--yes"]);
+    assert!(store.refused(&["pipelines", "show", "sync.yaml"]).contains("not found"));
+}
+
+#[test]
+fn executions_are_added_listed_by_parts_and_cleaned_up() {
+    let store = Fixture::new();
+    store.ok(&SYNC);
+    let line = |n: i64| {
+        let (start, end) = (format!("2026-01-01T00:00:0{n}Z"), format!("2026-01-01T00:01:0{n}Z"));
+        let ended = json!({"at": end, "result": "succeeded"});
+        json!({"id": format!("r{n}"), "job_id": "daily-sync", "pipeline": "sync.yaml",
+               "started_at": start, "triggered_by": "import", "ended": ended})
+    };
+    let lines: String = (0..6).map(|n| format!("{}\n", line(n))).collect();
+    let run = store.run_with_input(&["executions", "add", "-"], &lines);
+    assert_eq!((run.code, &*run.stdout), (0, "executions_added\n6\n"), "{run:?}");
+    let run = store.run(&["--format", "json", "executions", "list", "-n", "4"]);
+    assert_eq!(ids(&run.json()), ["r5", "r4", "r3", "r2"]);
+    let place = run.stderr.split('\'').nth(1).unwrap().to_owned();
+    let rest = store.json(&["executions", "list", "daily-sync", "--after", &place]);
+    assert_eq!(ids(&rest), ["r1", "r0"]);
+    assert_eq!(ids(&store.json(&["executions", "list", "--status", "failed"])), [""; 0]);
+    let before = ["executions", "cleanup", "--before", "2026-01-01 00:00:02"];
+    assert_eq!(store.json(&[&before[..], &["--dry-run"]].concat())["would_remove"], 2);
+    assert!(store.refused(&before).contains("--yes"));
+    assert_eq!(store.json(&[&before[..], &["--yes"]].concat())["removed"], 2);
+    assert!(store.refused(&["jobs", "remove", "daily-sync"]).contains("--yes"));
+    assert_eq!(store.json(&["jobs", "remove", "daily-sync", "--yes"])["executions_removed"], 4);
+    assert_eq!(ids(&store.json(&["executions", "list"])), [""; 0]);
+}
+
+#[test]
+fn bad_input_is_refused_and_makes_no_store() {
+    let store = Fixture::new();
+    for (args, code) in [
+        (&["jobs", "add", "a", "--cron", "61 * * * *", "--pipeline", "p"][..], 2),
+        (&["jobs", "add", "", "--cron", "@daily", "--pipeline", "p"], 1),
+        (&["pipelines", "add", "a", "{oops"], 1),
+        (&["pipelines", "add", "", "{}"], 1),
+        (&["jobs", "list"], 1),
+        (&["jobs", "list", "-n", "0"], 2),
+        (&["jobs", "list", "-n", "-1"], 2),
+        (&["executions", "list", "--status", "done"], 2),
+    ] {
+        assert_eq!(store.run(args).code, code, "{args:?}");
+        assert!(!store.path("metrics.db").exists(), "{args:?} made a store");
+    }
+    store.ok(&SYNC);
+    for args in [
+        &["executions", "add", "{}"][..],
+        &["executions", "list", "--after", "nowhere"],
+        &["executions", "end", "r", "failed"],
+        &["jobs", "claim", "--worker", "", "daily-sync"],
+        &["jobs", "claim", "--worker", "w", "--lease", "0s"],
+        &["jobs", "update", "nobody"],
+    ] {
+        store.refused(args);
+    }
+}
+
+/// Polls until `done` says so.
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}: not in time");
+        std::thread::yield_now();
+    }
+}
+
+/// Add a job, kill -9, start: it is there, with what its worker had told.
+#[test]
+fn jobs_survive_a_killed_process() {
+    let store = Fixture::new();
+    store.ok(&SYNC);
+    let before = store.json(&["jobs", "list"]);
+    // A process that has the store open and is told what runs, line by line.
+    let mut writer = store
+        .command(&["executions", "add", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut input = writer.stdin.take().unwrap();
+    let run = json!({"id": "r1", "job_id": "daily-sync", "pipeline": "sync.yaml",
+                     "started_at": "2026-01-01T00:00:00Z", "triggered_by": "manual"});
+    writeln!(input, "{run}").unwrap();
+    input.flush().unwrap();
+    wait_until("the execution", || store.run(&["executions", "show", "r1"]).code == 0);
+    writer.kill().unwrap();
+    writer.wait().unwrap();
+    assert_eq!(store.json(&["jobs", "list"]), before);
+    let found = store.json(&["executions", "list", "--status", "running"]);
+    assert_eq!(ids(&found), ["r1"]);
+    assert_eq!(store.json(&["check"])["problems"], 0);
+    // Whose worker is gone is taken over when the lease is over.
+    store.ok(&[
+        "jobs",
+        "claim",
+        "daily-sync",
+        "--worker",
+        "w",
+        "--lease",
+        "1ms",
+        "--execution",
+        "r2",
+    ]);
+    let claim = ["jobs", "claim", "--worker", "v", "--execution", "r3"];
+    wait_until("the lease", || store.run(&claim).code == 0);
+    assert_eq!(store.json(&["executions", "show", "r3"])["attempt"], 2);
+    assert_eq!(store.json(&["executions", "show", "r2"])["status"], "lost");
+}
