@@ -57,8 +57,10 @@ pub(super) async fn run<T>(
         if !is_unusable(&error) && error.outcome() == Outcome::NotApplied {
             lease.give_back();
         }
-        let again = is_victim(&error) || is_again(&error) || (is_disconnect(&error) && was_used);
-        if error.outcome() == Outcome::Unknown || !again || attempts == ATTEMPTS_MAX {
+        // Each that died in the pool is gone from it.
+        let had_died = is_disconnect(&error) && was_used;
+        let again = (is_victim(&error) || is_again(&error)) && attempts < ATTEMPTS_MAX;
+        if error.outcome() == Outcome::Unknown || !(had_died || again) {
             return Err(error);
         }
     }
