@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use libtest_mimic::{Arguments, Failed};
 use storage_core::metrics::time::from_ms;
 use storage_core::{
@@ -85,12 +86,8 @@ async fn killer() {
             kills
         }
     });
-    let workers: Vec<_> =
-        (0..WORKERS).map(|worker| tokio::spawn(work(store.jobs(), worker))).collect();
-    let mut given = Vec::new();
-    for worker in workers {
-        given.extend(worker.await.unwrap().into_iter().map(|run| run.job_id));
-    }
+    let given = join_all((0..WORKERS).map(|worker| work(store.jobs(), worker))).await;
+    let mut given: Vec<_> = given.into_iter().flatten().map(|run| run.job_id).collect();
     over.store(true, Ordering::SeqCst);
     let kills = killing.await.unwrap();
     given.sort();
