@@ -206,7 +206,7 @@ async fn high_cpu(store: &dyn StorageBackend, draw: &Draw) -> Result<Vec<Row>> {
         .flat_map(|series| &series.windows)
         .filter_map(|window| (window.aggregation.max? > HIGH).then_some(window.start));
     let all =
-        SeriesFilter { server_id: Matcher::exact(host)?, metric_type: Matcher::any_of(&FIELDS)? };
+        SeriesFilter { server_id: Matcher::exact(host)?, metric_type: Matcher::any_of(FIELDS)? };
     let mut rows: Vec<Row> = Vec::new();
     for stretch in stretches(high_minutes, range)? {
         let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
