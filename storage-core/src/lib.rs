@@ -37,6 +37,7 @@
 
 pub mod capabilities;
 pub mod compose;
+mod control;
 pub mod error;
 pub mod events;
 pub mod history;

@@ -6,11 +6,11 @@
 //! the value that was written last. What is moved at the moment, and by whom, stands in the
 //! control store; a read that met a move is asked again.
 
-mod control;
 mod moves;
 mod overlay;
 mod reads;
 mod scan;
+mod view;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,8 +21,9 @@ use chrono::{DateTime, Utc};
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 
-use self::control::{Control, Phase, View, look_again};
+use self::view::{Phase, View};
 use crate::capabilities::Capabilities;
+use crate::control::{Control, look_again};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::metrics::time::{floor_ms, from_ms};
 use crate::metrics::{
@@ -84,7 +85,7 @@ impl TieredOptions {
 struct Tiers {
     hot: Arc<dyn StorageBackend>,
     cold: Arc<dyn StorageBackend>,
-    control: Control,
+    control: Control<View>,
     options: TieredOptions,
     /// Held to read by writes and prunes, to write by `close`, which lets them end.
     under_way: RwLock<()>,
@@ -197,7 +198,7 @@ impl Tiered {
         }
         // First what may be in the cold tier already, then how far it is filled since.
         let newest = cold.stats().await?.newest_metric;
-        let control = Control::new(control, options.lease);
+        let control = Control::<View>::new(control, options.lease);
         let mut view = control.view().await?;
         if let Some(newest) = newest {
             view.cold_end_ms = view.cold_end_ms.max(floor_ms(newest) + 1);

@@ -4,16 +4,15 @@
 //! Each step is published before it is done, and each can be done again.
 
 use std::cmp::Ordering;
-use std::pin::pin;
 use std::sync::Arc;
 
-use futures_util::future::{Either, select};
 use tokio::time::{Instant, sleep};
 
 use super::Tiers;
-use super::control::{Lease, Phase, View};
+use super::view::{Phase, View};
+use crate::control::Lease;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::metrics::time::{MIN_MS, floor_ms, from_ms};
+use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, TimeRange};
 use crate::pipeline::cursor::Pair;
 use crate::pipeline::{CopyOptions, CopyProgress, compare, copy};
@@ -63,7 +62,7 @@ impl Moving {
             }
             tiers.cold.flush().await
         };
-        self.keeping(copying).await
+        self.lease.keeping(copying).await
     }
 
     /// Keeps late writes out, and sees to it that the cold tier holds everything before the
@@ -87,7 +86,7 @@ impl Moving {
             }
             Err(Error::new(ErrorKind::Busy, "late samples keep coming although they are kept out"))
         };
-        self.keeping(closing).await
+        self.lease.keeping(closing).await
     }
 
     /// From here on the cold tier's samples before the cutoff count, and not the hot one's.
@@ -99,7 +98,7 @@ impl Moving {
     /// samples were removed.
     pub(crate) async fn prune_hot(&mut self) -> Result<u64> {
         let (tiers, cutoff) = (Arc::clone(&self.tiers), from_ms(self.view.cutoff_ms));
-        let removed = self.keeping(tiers.hot.prune_before(cutoff)).await?;
+        let removed = self.lease.keeping(tiers.hot.prune_before(cutoff)).await?;
         self.turn(Phase::Idle, MIN_MS).await?;
         Ok(removed)
     }
@@ -107,7 +106,7 @@ impl Moving {
     /// Ends a turn, after success or failure.
     pub(crate) async fn end(mut self) -> Result<()> {
         self.finish_left().await?;
-        self.tiers.control.clear_up().await?;
+        self.tiers.control.clear_up(END_MS).await?;
         self.lease.release().await
     }
 
@@ -119,11 +118,11 @@ impl Moving {
             // The copy is in the cold tier, the originals in the hot one: nothing to undo.
             Phase::Copying | Phase::Closing => {}
             Phase::Moving => {
-                self.keeping(tiers.hot.prune_before(cutoff)).await?;
+                self.lease.keeping(tiers.hot.prune_before(cutoff)).await?;
             }
             Phase::Pruning => {
-                self.keeping(tiers.cold.prune_before(cutoff)).await?;
-                self.keeping(tiers.hot.prune_before(cutoff)).await?;
+                self.lease.keeping(tiers.cold.prune_before(cutoff)).await?;
+                self.lease.keeping(tiers.hot.prune_before(cutoff)).await?;
             }
         }
         self.turn(Phase::Idle, MIN_MS).await
@@ -132,29 +131,10 @@ impl Moving {
     async fn turn(&mut self, phase: Phase, cutoff_ms: i64) -> Result<()> {
         self.lease.keep().await?;
         let view = self.view.turned(phase, cutoff_ms);
-        let published = self.tiers.control.publish(view).await;
+        let published = self.tiers.control.publish(&view).await;
         // It may stand there all the same: the next one must not have the same number.
         self.view = if published.is_ok() { view } else { self.tiers.control.view().await? };
         published
-    }
-
-    /// Does `work`, and renews the lease meanwhile.
-    async fn keeping<T>(&mut self, work: impl Future<Output = Result<T>> + Send) -> Result<T> {
-        self.lease.keep().await?;
-        let renewal = self.lease.renewal();
-        let lease = &mut self.lease;
-        let renewing = async {
-            loop {
-                sleep(renewal).await;
-                if let Err(error) = lease.keep().await {
-                    return error;
-                }
-            }
-        };
-        match select(pin!(work), pin!(renewing)).await {
-            Either::Left((result, _)) => result,
-            Either::Right((error, _)) => Err(error),
-        }
     }
 }
 
@@ -181,7 +161,7 @@ pub(super) async fn prune(tiers: &Arc<Tiers>, cutoff_ms: i64) -> Result<u64> {
         let hot = tiers.hot.prune_before(cutoff).await.map_err(unsure)?;
         Ok((cold + hot).saturating_sub(doubles))
     };
-    let removed = turn.keeping(removing).await;
+    let removed = turn.lease.keeping(removing).await;
     if removed.is_err() {
         // What was removed is gone and the rest shows again: as of any prune that failed.
         let _ = turn.turn(Phase::Idle, MIN_MS).await;

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::control::{Phase, look_again};
+use super::view::Phase;
 use super::{Reading, Tiers, overlay};
+use crate::control::look_again;
 use crate::error::Result;
 use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms, width_ms, window_start_ms};
 use crate::metrics::{

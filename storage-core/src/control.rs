@@ -1,0 +1,313 @@
+//! What handles and processes that share stores tell each other: a view that one of them publishes,
+//! and a lease that says which of them may.
+//!
+//! Both stand in a store of their own, by the contract alone, so that any backend will do. The
+//! *view* is one sample: what whoever has the lease wrote last, with a number that grows with every
+//! change. The *lease* is a series for each handle that wants it: it writes that it wants it, then
+//! looks whether another does, and gives up if so. Of two that do this at once at least one sees
+//! the other.
+
+use std::marker::PhantomData;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use futures_util::future::{Either, select};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::metrics::time::{END_MS, floor_ms, from_ms};
+use crate::metrics::{MetricRecord, SeriesFilter, StorageBackend, TimeRange};
+
+const VIEW: &str = "view";
+/// What the names of leases start with; a random part follows.
+const LEASE: &str = "lease-";
+
+/// How long a turn that somebody else has is waited for between two looks, at least and at most.
+const LOOK_AGAIN_MS: std::ops::Range<u64> = 1..15;
+
+/// What is published in a control store.
+pub(crate) trait Published: Serialize + DeserializeOwned + Default {
+    /// The server under which everything of this kind of control store stands.
+    const SERVER: &'static str;
+
+    /// Grows with every change.
+    fn generation(&self) -> u64;
+}
+
+/// A control store whose view is a `V`.
+#[derive(Debug)]
+pub(crate) struct Control<V> {
+    leases: Leases,
+    view: PhantomData<fn() -> V>,
+}
+
+impl<V: Published> Control<V> {
+    pub(crate) fn new(store: Arc<dyn StorageBackend>, lease: Duration) -> Self {
+        let name = format!("{LEASE}{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        let leases =
+            Leases { store, server: V::SERVER, lease, name: name.into(), turn: Arc::default() };
+        Self { leases, view: PhantomData }
+    }
+
+    pub(crate) fn store(&self) -> &dyn StorageBackend {
+        &*self.leases.store
+    }
+
+    /// Reads the view; the first one where nobody has published any yet.
+    pub(crate) async fn view(&self) -> Result<V> {
+        let found = self.store().query_range(V::SERVER, VIEW, TimeRange::all()).await?;
+        let Some(record) = found.into_iter().next() else { return Ok(V::default()) };
+        serde_json::from_value(record.metadata.unwrap_or_default()).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "the control store is not one of this kind")
+                .with_context("kind", V::SERVER)
+                .with_source(error)
+        })
+    }
+
+    /// Replaces the view. Only who holds the lease does.
+    pub(crate) async fn publish(&self, view: &V) -> Result<()> {
+        let (time, number) = (from_ms(END_MS - 1), view.generation() as f64);
+        // At the end of time, so that old leases can be pruned and it cannot.
+        let record = MetricRecord::new(V::SERVER, time, VIEW, number).with_metadata(
+            serde_json::to_value(view).map_err(|error| {
+                Error::new(ErrorKind::Internal, "the view does not serialise").with_source(error)
+            })?,
+        );
+        self.store().write_batch(&[record]).await
+    }
+
+    /// Takes the lease, waiting for others until `deadline`, and then says `Busy`.
+    pub(crate) async fn acquire(&self, deadline: Instant) -> Result<Lease> {
+        self.leases.acquire(deadline).await
+    }
+
+    /// Removes leases that ran out long ago, and whatever else stands before them; nothing from
+    /// `keep_from_ms` on.
+    pub(crate) async fn clear_up(&self, keep_from_ms: i64) -> Result<()> {
+        let age_ms = 10 * self.leases.lease.as_millis() as i64;
+        let cutoff_ms = keep_from_ms.min(floor_ms(Utc::now()) - age_ms);
+        self.store().prune_before(from_ms(cutoff_ms)).await.map(drop)
+    }
+}
+
+/// The leases of a control store.
+#[derive(Clone)]
+struct Leases {
+    store: Arc<dyn StorageBackend>,
+    server: &'static str,
+    lease: Duration,
+    /// The series of this handle's leases.
+    name: Arc<str>,
+    /// Held with the lease: callers of one handle wait for each other here.
+    turn: Arc<Mutex<()>>,
+}
+
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Leases").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+impl Leases {
+    async fn acquire(&self, deadline: Instant) -> Result<Lease> {
+        let waited = timeout_at(deadline, Arc::clone(&self.turn).lock_owned()).await;
+        let turn = waited.map_err(|_| busy())?;
+        let mut lease = Lease { leases: self.clone(), renewed: Instant::now(), _turn: turn };
+        loop {
+            if !self.is_held_elsewhere().await? {
+                lease.renew().await?;
+                // Looked at again after it was written: of two, one at least sees the other.
+                match self.is_held_elsewhere().await {
+                    Ok(false) => return Ok(lease),
+                    Ok(true) => lease.write(0.0).await?,
+                    Err(error) => {
+                        // If that fails too it runs out.
+                        let _ = lease.write(0.0).await;
+                        return Err(error);
+                    }
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(busy());
+            }
+            look_again().await;
+        }
+    }
+
+    /// Whether another handle holds the lease, or wants it.
+    async fn is_held_elsewhere(&self) -> Result<bool> {
+        let filter = SeriesFilter::parse(self.server, &format!("{LEASE}*"))?;
+        let oldest_ms = floor_ms(Utc::now()).saturating_sub(self.lease.as_millis() as i64);
+        let holders = self.store.latest(&filter, 1).await?;
+        let mut others = holders.iter().filter(|holder| holder.series.metric_type != *self.name);
+        Ok(others.any(|other| {
+            other
+                .samples
+                .iter()
+                .any(|last| last.value != 0.0 && floor_ms(last.timestamp) >= oldest_ms)
+        }))
+    }
+}
+
+/// Waits a moment, of random length so that two do not keep meeting.
+pub(crate) async fn look_again() {
+    sleep(Duration::from_millis(fastrand::u64(LOOK_AGAIN_MS))).await;
+}
+
+fn busy() -> Error {
+    Error::new(ErrorKind::Busy, "another process moves or prunes the samples of these stores")
+}
+
+/// The right to move samples, until it is released or runs out.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    leases: Leases,
+    renewed: Instant,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl Lease {
+    /// Renews it if a good part of its time is over; fails if all of it may be.
+    pub(crate) async fn keep(&mut self) -> Result<()> {
+        let age = self.renewed.elapsed();
+        if age >= self.leases.lease / 2 {
+            return Err(Error::new(ErrorKind::Busy, "the turn at these stores has run out"));
+        }
+        if age >= self.leases.lease / 8 { self.renew().await } else { Ok(()) }
+    }
+
+    /// Does `work`, and renews the lease meanwhile.
+    pub(crate) async fn keeping<T>(
+        &mut self,
+        work: impl Future<Output = Result<T>> + Send,
+    ) -> Result<T> {
+        self.keep().await?;
+        let renewal = self.leases.lease / 8;
+        let renewing = async {
+            loop {
+                sleep(renewal).await;
+                if let Err(error) = self.keep().await {
+                    return error;
+                }
+            }
+        };
+        match select(pin!(work), pin!(renewing)).await {
+            Either::Left((result, _)) => result,
+            Either::Right((error, _)) => Err(error),
+        }
+    }
+
+    /// Gives it back.
+    pub(crate) async fn release(self) -> Result<()> {
+        self.write(0.0).await
+    }
+
+    async fn renew(&mut self) -> Result<()> {
+        let now = Instant::now();
+        self.write(1.0).await?;
+        self.renewed = now;
+        Ok(())
+    }
+
+    async fn write(&self, held: f64) -> Result<()> {
+        let Leases { server, name, store, .. } = &self.leases;
+        store.write_batch(&[MetricRecord::new(*server, Utc::now(), &**name, held)]).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::InMemory;
+    use crate::metrics::time::MIN_MS;
+    use serde::Deserialize;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+    struct Number(u64);
+
+    impl Published for Number {
+        const SERVER: &'static str = "numbers";
+
+        fn generation(&self) -> u64 {
+            self.0
+        }
+    }
+
+    fn control(store: &Arc<dyn StorageBackend>, lease: Duration) -> Control<Number> {
+        Control::new(Arc::clone(store), lease)
+    }
+
+    fn store() -> Arc<dyn StorageBackend> {
+        Arc::new(InMemory::new())
+    }
+
+    #[tokio::test]
+    async fn a_view_is_read_as_it_was_published() {
+        let store = store();
+        let control = control(&store, Duration::from_secs(30));
+        assert_eq!(control.view().await.unwrap(), Number(0));
+        control.publish(&Number(2)).await.unwrap();
+        control.clear_up(END_MS).await.unwrap();
+        assert_eq!(control.view().await.unwrap(), Number(2));
+        let alien = MetricRecord::new("numbers", from_ms(END_MS - 1), VIEW, 1.0);
+        store.write_batch(&[alien]).await.unwrap();
+        assert_eq!(control.view().await.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn what_is_to_be_kept_is_not_cleared_away() {
+        let store = store();
+        let old = MetricRecord::new("numbers", from_ms(5), "other", 1.0);
+        store.write_batch(&[old]).await.unwrap();
+        let control = control(&store, Duration::from_secs(30));
+        control.clear_up(MIN_MS).await.unwrap();
+        control.clear_up(5).await.unwrap();
+        assert_eq!(store.stats().await.unwrap().total_metrics, 1);
+        control.clear_up(6).await.unwrap();
+        assert_eq!(store.stats().await.unwrap().total_metrics, 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_at_a_time_holds_the_lease() {
+        let store = store();
+        let holders = Arc::new(AtomicU32::new(0));
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let tasks: Vec<_> = (0..8)
+            .map(|_| {
+                let control = control(&store, Duration::from_secs(30));
+                let holders = Arc::clone(&holders);
+                tokio::spawn(async move {
+                    for _ in 0..10 {
+                        let lease = control.acquire(deadline).await.unwrap();
+                        assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0);
+                        tokio::task::yield_now().await;
+                        assert_eq!(holders.fetch_sub(1, Ordering::SeqCst), 1);
+                        lease.release().await.unwrap();
+                    }
+                })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_of_the_dead_runs_out() {
+        let store = store();
+        let control = || control(&store, Duration::from_millis(100));
+        let mut dead = control().acquire(Instant::now()).await.unwrap();
+        let error = control().acquire(Instant::now()).await.unwrap_err();
+        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Busy, true));
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut lease = control().acquire(deadline).await.unwrap();
+        lease.keep().await.unwrap();
+        assert_eq!(dead.keep().await.unwrap_err().kind(), ErrorKind::Busy);
+    }
+}
