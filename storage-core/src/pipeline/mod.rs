@@ -17,6 +17,8 @@
 //! | [`copy()`] | copies samples from one store to another, verified window by window |
 //! | [`compare()`] | says how two stores differ |
 //! | [`archive()`] | moves old samples of [`Tiered`](crate::compose::Tiered) from its hot tier to its cold one |
+//! | [`Rolled`] | keeps rollups beside samples, and answers from both |
+//! | [`RetentionPolicy`], [`RetentionTask`] | how long samples and rollups are kept |
 //! | [`digest()`] | number and checksum of samples, the same on every backend |
 
 mod actor;
@@ -30,6 +32,8 @@ mod digest;
 mod handle;
 mod health;
 mod receive;
+mod retention;
+mod rollup;
 mod source;
 mod spool;
 mod spool_codec;
@@ -46,6 +50,13 @@ pub use counters::{ActorCounters, SetAside, SourceCounters};
 pub use digest::{Digest, digest};
 pub use handle::{DrainReport, StorageCommand, StorageHandle};
 pub use health::ActorHealth;
+pub use retention::{
+    RetentionCounts, RetentionEntry, RetentionPolicy, RetentionReport, RetentionTask,
+};
+pub use rollup::{
+    PercentileWindow, RefreshReport, Rolled, RolledWindows, RollupOptions, RollupTier,
+    SeriesPercentiles, Stretch, WindowSource,
+};
 pub use source::{Backpressure, IntoRecords, Source};
 pub use spool::{Spool, SpoolBacklog, SpoolLimits};
 pub use spooled::{Spooled, SpooledReads};

@@ -1,0 +1,190 @@
+//! A task that rolls up and applies a policy, again and again.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::{RetentionPolicy, RetentionReport};
+use crate::error::{Error, ErrorKind, Result};
+use crate::pipeline::rollup::Rolled;
+
+/// What the task of a policy did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RetentionCounts {
+    /// How often it rolled up.
+    pub refreshes: u64,
+    /// Rollups that are new or changed.
+    pub rollups_written: u64,
+    /// How often it applied the policy.
+    pub runs: u64,
+    /// How often it did not, because another process had done it or was at it.
+    pub skipped: u64,
+    /// Samples that it removed.
+    pub samples_removed: u64,
+    /// Rollups that it removed.
+    pub rollups_removed: u64,
+    /// How often it failed.
+    pub failures: u64,
+    /// Why it failed the last time; `None` if it worked since.
+    pub last_error: Option<String>,
+}
+
+/// A task that rolls up and applies a policy, again and again. Dropping it stops it before it begins
+/// the next time.
+///
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+/// use storage_core::pipeline::{RetentionPolicy, RetentionTask, Rolled, RollupTier};
+/// use storage_core::{InMemory, StorageBackend, StorageBackendExt};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> storage_core::Result<()> {
+/// let memory = || Arc::new(InMemory::new());
+/// let (day, week) = (Duration::from_secs(86_400), Duration::from_secs(7 * 86_400));
+/// let tiers = vec![RollupTier::new(day, memory())];
+/// let store = Arc::new(Rolled::open(memory(), tiers, memory()).await?);
+/// store.write("web-1", "cpu", chrono::Utc::now() - 3 * week, 1.0).await?;
+///
+/// let policy = RetentionPolicy::default().keep_samples(week)?;
+/// let task = RetentionTask::start(&store, policy, Duration::from_secs(60), day);
+/// while task.counts().runs == 0 {
+///     tokio::time::sleep(Duration::from_millis(5)).await;
+/// }
+/// assert_eq!(task.stop().await.samples_removed, 1);
+/// assert_eq!(store.tiers()[0].store().stats().await?.series, 1);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct RetentionTask {
+    counts: Arc<Mutex<RetentionCounts>>,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
+}
+
+impl RetentionTask {
+    /// Starts it on the current Tokio runtime: at once, then rolls up every `refresh_interval` and
+    /// applies `policy` every `retention_interval`, both at least a millisecond.
+    ///
+    /// Any number of processes may run one on the same stores: one at a time does something, and a
+    /// policy is applied once in an interval by all of them together. What fails is counted, logged
+    /// and tried again. It ends when it is stopped, when the store is closed, or when
+    /// nobody else holds the store any more.
+    pub fn start(
+        store: &Arc<Rolled>,
+        policy: RetentionPolicy,
+        refresh_interval: Duration,
+        retention_interval: Duration,
+    ) -> Self {
+        let counts = Arc::<Mutex<RetentionCounts>>::default();
+        let (stop, stopped) = oneshot::channel();
+        let at_least = Duration::from_millis(1);
+        let work = Work {
+            store: Arc::downgrade(store),
+            policy,
+            retention_interval: retention_interval.max(at_least),
+            counts: Arc::clone(&counts),
+        };
+        let task = tokio::spawn(work.run(refresh_interval.max(at_least), stopped));
+        Self { counts, stop, task }
+    }
+
+    /// What it did so far.
+    pub fn counts(&self) -> RetentionCounts {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether it has ended.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// Waits for what is under way, if anything is, and ends.
+    pub async fn stop(self) -> RetentionCounts {
+        drop(self.stop);
+        let ended = self.task.await;
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Err(error) = ended {
+            counts.last_error = Some(error.to_string());
+        }
+        counts
+    }
+}
+
+struct Work {
+    store: Weak<Rolled>,
+    policy: RetentionPolicy,
+    retention_interval: Duration,
+    counts: Arc<Mutex<RetentionCounts>>,
+}
+
+impl Work {
+    async fn run(self, refresh_interval: Duration, mut stopped: oneshot::Receiver<()>) {
+        let mut refreshes = interval(refresh_interval.min(self.retention_interval));
+        refreshes.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut due = Instant::now();
+        loop {
+            tokio::select! {
+                // Whether told or dropped, the sender has spoken.
+                _ = &mut stopped => return,
+                _ = refreshes.tick() => {}
+            }
+            let Some(store) = self.store.upgrade() else { return };
+            let mut result = self.refresh(&store).await;
+            if result.is_ok() && Instant::now() >= due {
+                result = self.retain(&store).await;
+                due = Instant::now() + self.retention_interval;
+            }
+            if self.note(result) {
+                return;
+            }
+        }
+    }
+
+    async fn refresh(&self, store: &Rolled) -> Result<()> {
+        let report = store.refresh().await?;
+        let mut counts = self.counts();
+        counts.refreshes += 1;
+        counts.rollups_written += report.rollups_written;
+        Ok(())
+    }
+
+    async fn retain(&self, store: &Rolled) -> Result<()> {
+        let report = store.retain_if_due(&self.policy, self.retention_interval).await?;
+        let mut counts = self.counts();
+        match report {
+            None => counts.skipped += 1,
+            Some(RetentionReport { entries }) => {
+                counts.runs += 1;
+                for entry in entries {
+                    match entry.width {
+                        None => counts.samples_removed += entry.rows_removed,
+                        Some(_) => counts.rollups_removed += entry.rows_removed,
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Counts a failure; whether it is one to end with.
+    fn note(&self, result: Result<()>) -> bool {
+        let mut counts = self.counts();
+        counts.last_error = None;
+        let Err(error) = result else { return false };
+        if error.kind() == ErrorKind::Busy {
+            counts.skipped += 1;
+            return false;
+        }
+        tracing::warn!(target: "storage", %error, "rolling up or retention failed; it is tried again");
+        counts.failures += 1;
+        counts.last_error = Some(Error::to_string(&error));
+        error.kind() == ErrorKind::Closed
+    }
+
+    fn counts(&self) -> std::sync::MutexGuard<'_, RetentionCounts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,733 @@
+//! Rollups: what is known of windows of time, kept when the samples themselves are gone.
+//!
+//! [`Rolled`] stands before a store of samples and sees every write and every prune. Each *tier* of
+//! rollups is a store of its own, because a prune is all that the contract has to remove anything,
+//! and tiers are kept for different lengths of time. How far they reach stands in a control store.
+//!
+//! | file | what lives there |
+//! |---|---|
+//! | `row` | a rollup, and the samples that it is kept as |
+//! | `view`, `marks` | what the handles tell each other; which windows late samples re-open |
+//! | `turn`, `roll` | a turn at the tiers; rolling up |
+//! | `prune` | removing samples behind their rollups, and old rollups |
+//! | `reads` | windows out of rollups and samples |
+
+mod marks;
+mod prune;
+mod ranges;
+mod reads;
+mod roll;
+mod row;
+mod turn;
+mod view;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use tokio::sync::{RwLock, RwLockReadGuard};
+use tokio::time::Instant;
+
+use self::marks::Marker;
+use self::view::View;
+use crate::capabilities::Capabilities;
+use crate::control::{Control, look_again};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::metrics::time::{floor_ms, from_ms, width_ms};
+use crate::metrics::{
+    CheckReport, Health, HealthStatus, MetricAggregation, MetricRecord, ScanStream, SeriesFilter,
+    SeriesInfo, SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
+};
+
+pub use self::reads::{PercentileWindow, RolledWindows, SeriesPercentiles, Stretch, WindowSource};
+pub use self::roll::RefreshReport;
+pub(super) use self::row::FIELDS as ROW_SAMPLES;
+pub(super) use self::turn::Turn;
+
+/// The narrowest windows of a tier, in milliseconds: whole seconds leave room for a row.
+const SECOND_MS: i64 = 1000;
+
+/// Rollups of one width, and the store in which they are kept, which holds nothing else.
+#[derive(Clone)]
+pub struct RollupTier {
+    width: Duration,
+    store: Arc<dyn StorageBackend>,
+}
+
+impl RollupTier {
+    /// Five minutes, an hour and a day.
+    pub const DEFAULT_WIDTHS: [Duration; 3] =
+        [Duration::from_secs(300), Duration::from_secs(3600), Duration::from_secs(86_400)];
+
+    /// Keeps rollups of windows `width` wide in `store`.
+    pub fn new(width: Duration, store: Arc<dyn StorageBackend>) -> Self {
+        Self { width, store }
+    }
+
+    /// How wide its windows are.
+    pub const fn width(&self) -> Duration {
+        self.width
+    }
+
+    /// Where they are kept.
+    pub fn store(&self) -> &Arc<dyn StorageBackend> {
+        &self.store
+    }
+}
+
+impl std::fmt::Debug for RollupTier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RollupTier")
+            .field("width", &self.width)
+            .field("store", &self.store.name())
+            .finish()
+    }
+}
+
+/// Options of [`Rolled`].
+#[derive(Clone)]
+pub struct RollupOptions {
+    delay: Duration,
+    lease: Duration,
+    settle: Duration,
+    wait_max: Duration,
+    clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+}
+
+impl std::fmt::Debug for RollupOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { delay, lease, settle, wait_max, clock: _ } = self;
+        f.debug_struct("RollupOptions")
+            .field("delay", delay)
+            .field("lease", lease)
+            .field("settle", settle)
+            .field("wait_max", wait_max)
+            .finish()
+    }
+}
+
+impl Default for RollupOptions {
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_secs(300),
+            lease: Duration::from_secs(30),
+            settle: Duration::from_millis(200),
+            wait_max: Duration::from_secs(90),
+            clock: Arc::new(Utc::now),
+        }
+    }
+}
+
+impl RollupOptions {
+    /// How long after its end a window is rolled up. Samples that come later cost a write more.
+    /// Default: 5 minutes.
+    #[must_use]
+    pub const fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// How long a process that rolls up or prunes and says nothing any more is waited for, 10 ms at
+    /// least. The clocks of the machines must agree to half of it. Default: 30 s.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How long whoever rolls up or prunes waits for writes that were under way when it began.
+    /// Default: 200 ms.
+    #[must_use]
+    pub const fn with_settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// How long a call waits for another process before it says `Busy`; longer than the lease, or
+    /// what somebody left behind is not cleared up. Default: 90 s.
+    #[must_use]
+    pub const fn with_wait_max(mut self, wait_max: Duration) -> Self {
+        self.wait_max = wait_max;
+        self
+    }
+
+    /// Says what time it is, for `delay` and for ages. Default: the clock of the machine.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+}
+
+/// A tier with its width in milliseconds.
+struct Tier {
+    width_ms: i64,
+    store: Arc<dyn StorageBackend>,
+}
+
+/// The samples, or the rollups of one width.
+pub(super) struct Place {
+    /// `None` for samples.
+    pub(super) width: Option<Duration>,
+    /// Cutoffs are multiples of this.
+    pub(super) align_ms: i64,
+    /// What is younger is not rolled up yet.
+    pub(super) delay: Duration,
+    pub(super) store: Arc<dyn StorageBackend>,
+}
+
+/// What the calls of a [`Rolled`] share with those that outlive their caller.
+struct Stores {
+    raw: Arc<dyn StorageBackend>,
+    /// From the narrowest windows to the widest.
+    tiers: Vec<Tier>,
+    control: Control<View>,
+    options: RollupOptions,
+    marker: Marker,
+    /// Held to read by writes and prunes, to write by `close`, which lets them end.
+    under_way: RwLock<()>,
+}
+
+impl Stores {
+    /// The widths of the narrowest and of the widest tier.
+    fn widths_ms(&self) -> Option<(i64, i64)> {
+        Some((self.tiers.first()?.width_ms, self.tiers.last()?.width_ms))
+    }
+
+    fn now_ms(&self) -> i64 {
+        floor_ms((self.options.clock)())
+    }
+}
+
+/// A store of samples with rollups beside it.
+///
+/// Its name is that of the store of samples; errors name the store that they come from.
+///
+/// # What it promises
+/// As a [`StorageBackend`] it is the store of samples: every answer is about the samples that are
+/// there, and all of the contract holds as that store keeps it. A prune removes samples and never a
+/// rollup: what is removed is rolled up first, in every tier, from the samples themselves.
+///
+/// [`rolled_windows`](Self::rolled_windows) answers beyond that from rollups, where samples are gone
+/// or where rollups are cheaper, and says which it took. It never differs from what one computes
+/// from all samples that were ever acknowledged, in three respects apart: sums may
+/// differ in their last digits, and one that does not fit into an `f64` stays infinite; a range that
+/// begins or ends within a window whose samples are gone is answered for whole windows inside it;
+/// and a sample that is written *again* after it was pruned counts as another one.
+///
+/// # Late samples
+/// A window is rolled up once, [`RollupOptions::with_delay`] after its end, by
+/// [`refresh`](Self::refresh). A sample that comes later, or replaces one, re-opens it: until the next
+/// refresh the window is answered from samples. Where samples were removed, what comes late is added
+/// to the rollup, and becomes a part of it with the next prune.
+///
+/// # The stores
+/// Tiers and control store hold nothing else. All handles on the same samples, in whatever process,
+/// must use the same ones, and write and prune through them. What is written by another way is
+/// rolled up all the same if it is new; late, it is missed until
+/// [`rebuild`](Self::rebuild) or the prune of its samples. What is pruned by another way keeps the
+/// rollups that were there.
+///
+/// # Crashes
+/// A process may be killed anywhere: no rollup is lost, and none counts twice. Whoever comes next
+/// finishes what it had begun, when its lease has run out. Until then reads wait at most as long
+/// as it takes to put rollups together, and writes of samples that were about to be pruned wait at most
+/// [`RollupOptions::with_wait_max`]. One thing is left to luck: a batch with samples that are about to be
+/// pruned, which takes longer than half of [`RollupOptions::with_settle`] in the moment in which that
+/// prune begins, may count twice; if its process is killed before it was acknowledged, its older part may be missing.
+///
+/// # Errors
+/// Those of the stores; `Busy` where another process took longer than a call waits.
+///
+/// # Cost
+/// A write costs one read of the control store more, and one write if it re-opens windows that are
+/// not re-opened yet. Reads by the contract cost nothing more.
+///
+/// # Example
+/// ```
+/// use std::sync::Arc;
+/// use std::time::Duration;
+///
+/// use chrono::{TimeDelta, Utc};
+/// use storage_core::pipeline::{RollupTier, Rolled};
+/// use storage_core::{InMemory, SeriesFilter, StorageBackend, StorageBackendExt, TimeRange};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() -> storage_core::Result<()> {
+/// let memory = || Arc::new(InMemory::new());
+/// let tiers = RollupTier::DEFAULT_WIDTHS.map(|width| RollupTier::new(width, memory()));
+/// let store = Rolled::open(memory(), tiers.into(), memory()).await?;
+/// let month_ago = Utc::now() - TimeDelta::days(30);
+/// store.write("web-1", "cpu", month_ago, 2.0).await?;
+/// store.prune_before(Utc::now() - TimeDelta::days(7)).await?;
+/// assert_eq!(store.stats().await?.total_metrics, 0);
+///
+/// let (any, day) = (SeriesFilter::any(), Duration::from_secs(86_400));
+/// let found = store.rolled_windows(&any, TimeRange::all(), day).await?;
+/// assert_eq!(found.series[0].windows[0].aggregation.sum, Some(2.0));
+/// # Ok(()) }
+/// ```
+pub struct Rolled {
+    stores: Arc<Stores>,
+    tiers: Vec<RollupTier>,
+    /// The view as it was when it was last looked at, and when that was.
+    seen: Mutex<(Arc<View>, Instant)>,
+    closed: AtomicBool,
+}
+
+impl std::fmt::Debug for Rolled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { stores, tiers, seen, closed } = self;
+        f.debug_struct("Rolled")
+            .field("raw", &stores.raw.name())
+            .field("tiers", tiers)
+            .field("seen", seen)
+            .field("closed", closed)
+            .finish()
+    }
+}
+
+impl Rolled {
+    /// Keeps rollups beside `raw`, with the defaults of [`RollupOptions`].
+    ///
+    /// # Errors
+    /// `Config` if a store cannot list its series, or the tiers do not fit: each width must be whole
+    /// seconds, and a multiple of the one below. Otherwise those of the stores.
+    pub async fn open(
+        raw: Arc<dyn StorageBackend>,
+        tiers: Vec<RollupTier>,
+        control: Arc<dyn StorageBackend>,
+    ) -> Result<Self> {
+        Self::open_with(raw, tiers, control, RollupOptions::default()).await
+    }
+
+    /// Keeps rollups beside `raw`. Without tiers there are none, and a prune is just a prune.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(
+        raw: Arc<dyn StorageBackend>,
+        mut tiers: Vec<RollupTier>,
+        control: Arc<dyn StorageBackend>,
+        options: RollupOptions,
+    ) -> Result<Self> {
+        tiers.sort_by_key(RollupTier::width);
+        for store in tiers.iter().map(RollupTier::store).chain([&raw, &control]) {
+            if !store.capabilities().series {
+                return Err(config("the store cannot list its series").with_backend(store.name()));
+            }
+        }
+        let own = checked(&tiers)?;
+        let control = Control::<View>::new(control, options.lease);
+        let view = control.view().await?;
+        let stores = Stores {
+            raw,
+            tiers: own,
+            control,
+            options,
+            marker: Marker::new(),
+            under_way: RwLock::new(()),
+        };
+        Ok(Self {
+            stores: Arc::new(stores),
+            tiers,
+            seen: Mutex::new((Arc::new(view), Instant::now())),
+            closed: AtomicBool::new(false),
+        })
+    }
+
+    /// The store of samples.
+    pub fn raw(&self) -> &Arc<dyn StorageBackend> {
+        &self.stores.raw
+    }
+
+    /// The tiers, from the narrowest windows to the widest.
+    pub fn tiers(&self) -> &[RollupTier] {
+        &self.tiers
+    }
+
+    /// Rolls up what is complete and was not yet, and what late samples re-opened.
+    ///
+    /// # Errors
+    /// `Busy` if another process had its turn for longer than a call waits; otherwise those of
+    /// the stores. Done again it goes on where it broke off.
+    ///
+    /// # Cost
+    /// Samples of each window are read once for each tier; of what is new alone.
+    pub async fn refresh(&self) -> Result<RefreshReport> {
+        self.check_open("refresh")?;
+        let _under_way = self.under_way().await;
+        let mut turn = Turn::begin(&self.stores, self.deadline()).await?;
+        let done = turn.refresh().await;
+        turn.end().await?;
+        done
+    }
+
+    /// Rolls up everything in `range` anew whose samples are there: for what was written by another
+    /// way than through this.
+    ///
+    /// # Errors
+    /// As [`refresh`](Self::refresh).
+    pub async fn rebuild(&self, range: TimeRange) -> Result<RefreshReport> {
+        self.check_open("rebuild")?;
+        let mark = ranges::Ranges::of([(range.start_ms(), range.end_ms())]);
+        loop {
+            let view = self.look().await?;
+            let (stores, mark) = (&self.stores, mark.clone());
+            stores.marker.mark_ranges(stores.control.store(), &view, mark).await?;
+            // A refresh that began meanwhile may have passed over the mark.
+            if self.look().await?.epoch == view.epoch {
+                return self.refresh().await;
+            }
+        }
+    }
+
+    /// Takes a turn at the stores.
+    pub(super) async fn begin_turn(&self, operation: &'static str) -> Result<Turn> {
+        self.check_open(operation)?;
+        Turn::begin(&self.stores, self.deadline()).await
+    }
+
+    /// Holds up `close` while it is held.
+    pub(super) async fn under_way(&self) -> RwLockReadGuard<'_, ()> {
+        self.stores.under_way.read().await
+    }
+
+    /// What time it is, by the clock that was given.
+    pub(super) fn now(&self) -> DateTime<Utc> {
+        (self.stores.options.clock)()
+    }
+
+    /// What can be removed from: the samples, then the tiers.
+    pub(super) fn places(&self) -> Vec<Place> {
+        let delay = self.stores.options.delay;
+        let (raw, widths_ms) = (Arc::clone(&self.stores.raw), self.stores.widths_ms());
+        // Without rollups any time is a bound.
+        let align_ms = widths_ms.map_or(1, |(_, widest_ms)| widest_ms);
+        let samples = Place { width: None, align_ms, delay, store: raw };
+        let tier = |(tier, own): (&RollupTier, &Tier)| Place {
+            width: Some(tier.width),
+            align_ms: own.width_ms,
+            delay,
+            store: Arc::clone(&tier.store),
+        };
+        let tiers = self.tiers.iter().zip(&self.stores.tiers).map(tier);
+        std::iter::once(samples).chain(tiers).collect()
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.stores.options.wait_max
+    }
+
+    fn check_open(&self, operation: &'static str) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::Closed, "the store was closed")
+                .with_backend(self.name())
+                .with_operation(operation));
+        }
+        Ok(())
+    }
+
+    /// Returns a view that is so new that a refresh or prune which began since still waits.
+    async fn seen_lately(&self) -> Result<Arc<View>> {
+        {
+            let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if seen.1.elapsed() < self.stores.options.settle / 4 {
+                return Ok(Arc::clone(&seen.0));
+            }
+        }
+        self.look().await
+    }
+
+    /// Looks at the view again, and remembers it.
+    async fn look(&self) -> Result<Arc<View>> {
+        let looked = Instant::now();
+        let now = Arc::new(self.stores.control.view().await?);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.generation >= seen.0.generation {
+            *seen = (Arc::clone(&now), looked.max(seen.1));
+        }
+        Ok(now)
+    }
+
+    /// Waits until the view is another than `before`; clears up behind who has died.
+    async fn wait_past(&self, before: &View, deadline: Instant) -> Result<Arc<View>> {
+        let interval = self.stores.options.lease / 8;
+        let mut clears_up = Instant::now() + interval;
+        loop {
+            let now = self.look().await?;
+            if now.generation != before.generation {
+                return Ok(now);
+            }
+            if Instant::now() >= deadline {
+                let cutoff = from_ms(before.cutoff_ms).to_rfc3339();
+                return Err(Error::new(ErrorKind::Busy, "samples of that time are being pruned")
+                    .with_backend(self.name())
+                    .with_context("before", cutoff));
+            }
+            if Instant::now() >= clears_up {
+                turn::clear_up(&self.stores).await?;
+                clears_up = Instant::now() + interval;
+            }
+            look_again().await;
+        }
+    }
+
+    /// Stores a batch, and sees to it that no rollup misses it.
+    async fn write(&self, records: &[MetricRecord], widths_ms: (i64, i64)) -> Result<()> {
+        let Some(earliest_ms) = records.iter().map(|record| floor_ms(record.timestamp)).min()
+        else {
+            return self.stores.raw.write_batch(records).await;
+        };
+        let deadline = self.deadline();
+        let mut outcome = Outcome::NotApplied;
+        loop {
+            let in_doubt = in_doubt(outcome);
+            let mut before = self.seen_lately().await.map_err(&in_doubt)?;
+            if earliest_ms < before.announced_ms.max(before.cutoff_ms) {
+                before = self.look().await.map_err(&in_doubt)?;
+            }
+            while before.keeps_out(earliest_ms) {
+                before = self.wait_past(&before, deadline).await.map_err(&in_doubt)?;
+            }
+            let looked = Instant::now();
+            self.mark(&before, records, widths_ms).await.map_err(&in_doubt)?;
+            self.stores.raw.write_batch(records).await.map_err(&in_doubt)?;
+            let landed = looked.elapsed();
+            outcome = Outcome::Unknown;
+            let in_doubt = self::in_doubt(outcome);
+            let after = self.look().await.map_err(&in_doubt)?;
+            let was_overtaken = after.keeps_out(earliest_ms)
+                || after.prunes != before.prunes && earliest_ms < after.frozen_ms;
+            // Whoever prunes waits: what was so fast is in its rollups.
+            if was_overtaken && landed >= self.stores.options.settle / 2 {
+                let mut after = after;
+                while after.keeps_out(earliest_ms) {
+                    after = self.wait_past(&after, deadline).await.map_err(&in_doubt)?;
+                }
+                continue;
+            }
+            return self.mark_again(before, after, records, widths_ms).await.map_err(&in_doubt);
+        }
+    }
+
+    /// Marks what was written in every epoch that began before it was, or during it.
+    async fn mark_again(
+        &self,
+        mut before: Arc<View>,
+        mut after: Arc<View>,
+        records: &[MetricRecord],
+        widths_ms: (i64, i64),
+    ) -> Result<()> {
+        while before.epoch != after.epoch {
+            self.mark(&after, records, widths_ms).await?;
+            (before, after) = (after, self.look().await?);
+        }
+        Ok(())
+    }
+
+    async fn mark(
+        &self,
+        view: &View,
+        records: &[MetricRecord],
+        widths_ms: (i64, i64),
+    ) -> Result<()> {
+        let control = self.stores.control.store();
+        self.stores.marker.mark(control, view, records, widths_ms).await
+    }
+}
+
+/// Returns the tiers with their widths in milliseconds.
+fn checked(tiers: &[RollupTier]) -> Result<Vec<Tier>> {
+    let mut checked: Vec<Tier> = Vec::with_capacity(tiers.len());
+    for RollupTier { width, store } in tiers {
+        let wrong = |problem| config(problem).with_context("width", format!("{width:?}"));
+        let width_ms = width_ms(*width)
+            .map_err(|error| wrong("rollups cannot have this width").with_source(error))?;
+        if width_ms % SECOND_MS != 0 {
+            return Err(wrong("rollups are whole seconds wide"));
+        }
+        let below_ms = checked.last().map_or(SECOND_MS, |below| below.width_ms);
+        if width_ms % below_ms != 0 || !checked.is_empty() && width_ms == below_ms {
+            return Err(wrong("the width of a tier is a multiple of the one below"));
+        }
+        checked.push(Tier { width_ms, store: Arc::clone(store) });
+    }
+    Ok(checked)
+}
+
+fn config(message: &'static str) -> Error {
+    Error::new(ErrorKind::Config, message).with_operation("open")
+}
+
+/// Says of an error what is known of the batch by then.
+fn in_doubt(outcome: Outcome) -> impl Fn(Error) -> Error {
+    move |error| if outcome == Outcome::Unknown { error.with_outcome(outcome) } else { error }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl StorageBackend for Rolled {
+    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
+        self.check_open("write_batch")?;
+        let _under_way = self.under_way().await;
+        self.check_open("write_batch")?;
+        match self.stores.widths_ms() {
+            Some(widths_ms) => self.write(records, widths_ms).await,
+            None => self.stores.raw.write_batch(records).await,
+        }
+    }
+
+    async fn query_range(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> Result<Vec<MetricRecord>> {
+        self.check_open("query_range")?;
+        self.stores.raw.query_range(server_id, metric_type, range).await
+    }
+
+    async fn aggregate(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> Result<MetricAggregation> {
+        self.check_open("aggregate")?;
+        self.stores.raw.aggregate(server_id, metric_type, range).await
+    }
+
+    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
+        self.check_open("prune_before")?;
+        let (stores, deadline) = (Arc::clone(&self.stores), self.deadline());
+        // In a task of its own: given up half way, it would hold up others until its lease ends.
+        let pruning = tokio::spawn(async move {
+            let _under_way = stores.under_way.read().await;
+            if stores.tiers.is_empty() {
+                return stores.raw.prune_before(cutoff).await;
+            }
+            let mut turn = Turn::begin(&stores, deadline).await?;
+            let removed = turn.prune_raw(floor_ms(cutoff)).await;
+            let ended = turn.end().await.map_err(in_doubt(Outcome::Unknown));
+            let removed = removed?;
+            ended.map(|()| removed)
+        });
+        match pruning.await {
+            Ok(result) => result,
+            Err(error) => Err(Error::new(ErrorKind::Internal, "the prune broke off")
+                .with_outcome(Outcome::Unknown)
+                .with_operation("prune_before")
+                .with_source(error)),
+        }
+    }
+
+    async fn stats(&self) -> Result<StorageStats> {
+        self.check_open("stats")?;
+        self.stores.raw.stats().await
+    }
+
+    fn name(&self) -> &'static str {
+        self.stores.raw.name()
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { close: true, ..self.stores.raw.capabilities() }
+    }
+
+    async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
+        self.check_open("series")?;
+        self.stores.raw.series(filter).await
+    }
+
+    async fn latest(
+        &self,
+        filter: &SeriesFilter,
+        n_per_series: usize,
+    ) -> Result<Vec<SeriesSamples>> {
+        self.check_open("latest")?;
+        self.stores.raw.latest(filter, n_per_series).await
+    }
+
+    async fn windows(
+        &self,
+        filter: &SeriesFilter,
+        range: TimeRange,
+        width: Duration,
+    ) -> Result<Vec<SeriesWindows>> {
+        self.check_open("windows")?;
+        self.stores.raw.windows(filter, range, width).await
+    }
+
+    fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
+        match self.check_open("scan") {
+            Ok(()) => self.stores.raw.scan(filter, range),
+            Err(error) => Box::pin(futures_util::stream::once(std::future::ready(Err(error)))),
+        }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        self.check_open("flush")?;
+        self.stores.raw.flush().await
+    }
+
+    async fn compact(&self) -> Result<()> {
+        self.check_open("compact")?;
+        self.stores.raw.compact().await?;
+        for tier in &self.tiers {
+            tier.store.compact().await?;
+        }
+        Ok(())
+    }
+
+    async fn check(&self) -> Result<CheckReport> {
+        self.check_open("check")?;
+        let mut all = self.stores.raw.check().await?;
+        for RollupTier { width, store } in &self.tiers {
+            if !store.capabilities().check {
+                continue;
+            }
+            let found = store.check().await?;
+            let named = |problem| format!("rollups of {width:?}: {problem}");
+            all.problems.extend(found.problems.into_iter().map(named));
+        }
+        Ok(all)
+    }
+
+    async fn health(&self) -> Health {
+        if let Err(error) = self.check_open("health") {
+            return Health::down(&error);
+        }
+        let raw = self.stores.raw.health().await;
+        if raw.status != HealthStatus::Healthy {
+            return raw;
+        }
+        // Every write reads it; what was stored can still be read.
+        let mut problem = self.stores.control.view().await.err().map(|error| error.to_string());
+        for RollupTier { width, store } in &self.tiers {
+            let health = store.health().await;
+            if health.status != HealthStatus::Healthy {
+                problem.get_or_insert(format!("rollups of {width:?}: {}", health.message));
+            }
+        }
+        match problem {
+            Some(message) => Health { status: HealthStatus::Degraded, message },
+            None => raw,
+        }
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.closed.store(true, Ordering::Release);
+        // What is under way still needs all of them.
+        let _none_under_way = self.stores.under_way.write().await;
+        self.stores.raw.close().await?;
+        for tier in &self.tiers {
+            tier.store.close().await?;
+        }
+        self.stores.control.store().close().await
+    }
+}
+
+#[cfg(test)]
+mod tests;
