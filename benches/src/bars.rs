@@ -106,6 +106,7 @@ pub const TARGETS: &[Target] = &[
     at_most("tiers newest of everything", "times the slower", 1.2),
     at_most("tiers stats", "times the slower", 1.2),
     at_most("tiers scan of everything", "times the slower", 1.2),
+    at_most("rollups", "a year of hours of a series, p50", 5.0),
     at_least("history store 1000 full", "acknowledged", 200e3),
     at_least("history 64 callers of 1", "acknowledged", 20e3),
     at_most("history latest of 10 records", "p50", 1.0),

@@ -2,6 +2,7 @@
 
 mod events;
 mod jobs;
+mod upkeep;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,6 +14,7 @@ pub(crate) use self::events::{Events, EventsAppend, EventsPrune, EventsReplay, E
 pub(crate) use self::jobs::{
     ExecutionList, Executions, JobAdd, JobClaim, JobList, JobUpdate, Jobs, Part, Pipelines, Remove,
 };
+pub(crate) use self::upkeep::{Retention, Rollup};
 use crate::input::time::{TimeFormat, parse_when};
 
 /// Collects, imports, asks, draws and exports metrics.
@@ -103,7 +105,7 @@ pub(crate) enum Command {
     Collect(Collect),
     /// Read samples from CSV, JSON lines or InfluxDB line protocol.
     Import(Import),
-    /// Run the pipeline of a configuration: collect or read, buffer, store, prune.
+    /// Run the pipeline of a configuration: collect or read, buffer, store, roll up, prune.
     Run(Run),
     /// Look at a configuration.
     Config(ConfigArgs),
@@ -128,6 +130,11 @@ pub(crate) enum Command {
     Archive(Archive),
     /// Remove all samples before a time.
     Prune(Prune),
+    /// Roll up now what is due, or everything anew.
+    Rollup(Rollup),
+    /// Remove what a configuration does not keep, or say what that is.
+    #[command(subcommand)]
+    Retention(Retention),
     /// Store and ask for values of records: JSON by name and time.
     #[command(subcommand)]
     History(History),
@@ -302,7 +309,9 @@ default. It names the store: --url is not used.
 
 Records are written in batches of `buffer_size`, or when they are `flush_interval_secs` old. While
 the store is away they are kept in memory and, with a `spool`, on disk, and are written in order when it is back.
-Samples older than `retention.raw_metrics` are removed every `pruning_interval`.
+Samples older than `retention.raw_metrics` are removed every `pruning_interval`. If `retention` names an
+age for rollups too (`aggregated_5min`, `aggregated_1hour`, `aggregated_1day`), samples are rolled up every `rollup_interval`,
+and no sample is removed before that. Rollups stand beside the store; `storage aggregate --rollups` answers from them.
 
 Ctrl-C and SIGTERM store what is left, within `shutdown_secs`; what the store does not take by then
 goes to the spool. The exit code is 1 if anything was lost.
@@ -377,7 +386,8 @@ pub(crate) struct Query {
 Examples:
   storage aggregate                                    every series, all of its time
   storage aggregate 'web-*' 'cpu_*' --start now-1d
-  storage aggregate web-1 cpu_usage_percent --window 1h")]
+  storage aggregate web-1 cpu_usage_percent --window 1h
+  storage aggregate web-1 cpu_usage_percent --window 1d --start now-365d --rollups")]
 pub(crate) struct Aggregate {
     #[command(flatten)]
     pub(crate) chosen: Chosen,
@@ -386,6 +396,9 @@ pub(crate) struct Aggregate {
     /// One row for each window of this width, such as 5m; windows start at multiples of it.
     #[arg(long, short, value_name = "WIDTH", value_parser = humantime::parse_duration)]
     pub(crate) window: Option<Duration>,
+    /// Answer from the rollups beside the store too, also where samples were pruned.
+    #[arg(long, requires = "window")]
+    pub(crate) rollups: bool,
 }
 
 #[derive(Debug, ClapArgs)]

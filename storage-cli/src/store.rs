@@ -6,7 +6,12 @@ use anyhow::{Result, bail};
 use storage::{ErrorKind, StorageBackend, Store};
 
 /// What a URL that holds other URLs starts with.
-const TIERED: &str = "tiered://?";
+const OF_OTHERS: [&str; 2] = ["tiered://?", "rolled://?"];
+
+/// The start and the query of a URL that holds other URLs.
+fn of_others(url: &str) -> Option<(&'static str, &str)> {
+    OF_OTHERS.iter().find_map(|start| Some((*start, url.strip_prefix(start)?)))
+}
 
 /// Opens the store at `url`, and creates it if it does not exist and `create` is set.
 pub(crate) async fn open(url: &str, create: bool) -> Result<Store> {
@@ -36,12 +41,12 @@ pub(crate) async fn open_existing(url: &str) -> Result<Arc<dyn StorageBackend>> 
 
 /// Returns `url` as it may be shown: without its password, keys and tokens.
 pub(crate) fn shown(url: &str) -> String {
-    if let Some(query) = url.strip_prefix(TIERED) {
+    if let Some((start, query)) = of_others(url) {
         let inner = query.split('&').map(|pair| match pair.split_once('=') {
             Some((name, inner)) => format!("{name}={}", shown(inner)),
             None => pair.to_owned(),
         });
-        return format!("{TIERED}{}", inner.collect::<Vec<_>>().join("&"));
+        return format!("{start}{}", inner.collect::<Vec<_>>().join("&"));
     }
     let url = match password_of(url) {
         Some(password) => url.replacen(&format!(":{password}@"), ":***@", 1),
@@ -61,10 +66,10 @@ fn is_secret(parameter: &str) -> bool {
 
 /// Returns every password that `url` holds, those of URLs within it included.
 pub(crate) fn passwords_of(url: &str) -> Vec<&str> {
-    match url.strip_prefix(TIERED) {
-        Some(query) => {
+    match of_others(url) {
+        Some((_, query)) => {
             let inner = query.split('&').filter_map(|pair| pair.split_once('='));
-            inner.filter_map(|(_, inner)| password_of(inner)).collect()
+            inner.flat_map(|(_, inner)| passwords_of(inner)).collect()
         }
         None => password_of(url).into_iter().collect(),
     }
@@ -99,6 +104,9 @@ mod tests {
             "tiered://?hot=postgres://me:***@h/db&cold=parquet+s3://b?aws_secret_key=***"
         );
         assert_eq!(passwords_of(tiered), ["pw"]);
+        let rolled = "rolled://?samples=postgres://me:pw@h/db";
+        assert_eq!(shown(rolled), "rolled://?samples=postgres://me:***@h/db");
+        assert_eq!(passwords_of(rolled), ["pw"]);
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }

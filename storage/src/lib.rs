@@ -4,12 +4,15 @@
 //! location holds; a Cargo feature decides which backends are
 //! built in. Everything of the contract is re-exported from [`storage_core`].
 
+mod beside;
 #[cfg(feature = "config")]
 pub mod config;
 mod registry;
+mod rollups;
 mod tiers;
 
 pub use registry::{Scheme, connect, connect_existing, open, open_existing, schemes};
+pub use rollups::RollupUrls;
 pub use storage_core::*;
 #[cfg(feature = "parquet")]
 pub use storage_parquet as parquet;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use storage_core::{Error, ErrorKind, InMemory, Result, StorageBackend, Store};
 
-use crate::tiers;
+use crate::{rollups, tiers};
 
 /// A URL scheme that the library knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,7 @@ const SCHEMES: &[Scheme] = &[
     scheme("parquet+gs", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("parquet+az", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("tiered", None, true),
+    scheme("rolled", None, true),
 ];
 
 const fn scheme(name: &'static str, feature: Option<&'static str>, built_in: bool) -> Scheme {
@@ -49,6 +50,7 @@ pub fn schemes() -> &'static [Scheme] {
 /// | `parquet://archive`, `parquet:///var/lib/archive?merge_samples=100000` | Parquet files in a directory |
 /// | `parquet+s3://bucket/prefix`, `parquet+gs://...`, `parquet+az://...` | Parquet files in an object store |
 /// | `tiered://?hot=URL&cold=URL` | two of them as one: see [`TierUrls`](crate::TierUrls) |
+/// | `rolled://?samples=URL` | one of these with rollups beside it: see [`RollupUrls`](crate::RollupUrls) |
 ///
 /// # Errors
 /// `Config` if the scheme is unknown, its feature is not built in, or a parameter is unknown or
@@ -104,10 +106,29 @@ pub async fn open_existing(url: &str) -> Result<Store> {
 }
 
 async fn open_or_create(url: &str, create: bool) -> Result<Store> {
+    if url.starts_with("rolled:") {
+        return Ok(Store::of_metrics(rollups::connect(url, create).await?));
+    }
     if url.starts_with("tiered:") {
         return Ok(Store::of_metrics(tiers::connect(url, create).await?));
     }
     open_one(url, create).await
+}
+
+/// Opens a store that is not made of others: of what lies there, the metrics.
+pub(crate) async fn metrics_of(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+    Ok(Arc::clone(open_one(url, create).await?.metrics()))
+}
+
+/// Opens a store that may be made of tiers.
+pub(crate) async fn metrics_or_tiers_of(
+    url: &str,
+    create: bool,
+) -> Result<Arc<dyn StorageBackend>> {
+    match url.starts_with("tiered:") {
+        true => tiers::connect(url, create).await,
+        false => metrics_of(url, create).await,
+    }
 }
 
 /// Opens a store that is not made of others.
@@ -115,7 +136,7 @@ async fn open_or_create(url: &str, create: bool) -> Result<Store> {
     not(any(feature = "sqlite", feature = "postgres", feature = "parquet")),
     expect(unused_variables, reason = "memory is always there")
 )]
-pub(crate) async fn open_one(url: &str, create: bool) -> Result<Store> {
+async fn open_one(url: &str, create: bool) -> Result<Store> {
     let Some((name, rest)) = url.split_once("://") else {
         return Err(config("a store URL looks like sqlite://metrics.db"));
     };
@@ -140,7 +161,7 @@ pub(crate) async fn open_one(url: &str, create: bool) -> Result<Store> {
             let backend = storage_parquet::ParquetBackend::open(options).await?;
             Ok(Store::of_metrics(Arc::new(backend)))
         }
-        ("tiered", _) => Err(config("tiers cannot be made of tiers")),
+        ("tiered" | "rolled", _) => Err(config("this store cannot be a part of another")),
         (_, scheme) => Err(not_built_in(scheme)),
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
 use storage_core::compose::Tiered;
-use storage_core::{Error, ErrorKind, Result, StorageBackend};
+use storage_core::{Result, StorageBackend};
 
-use crate::registry;
+use crate::beside::{beside, config, parameters};
+use crate::registry::metrics_of;
 
 /// What is added to the name of the hot store for the control store beside it.
 const SUFFIX: &str = "tiers";
@@ -54,7 +54,7 @@ impl TierUrls {
     /// # Errors
     /// `Config` if `hot` is no URL of a kind that is known here.
     pub fn new(hot: &str, cold: &str) -> Result<Self> {
-        Ok(Self { hot: hot.to_owned(), cold: cold.to_owned(), control: beside(hot)? })
+        Ok(Self { hot: hot.to_owned(), cold: cold.to_owned(), control: beside(hot, SUFFIX)? })
     }
 
     /// Uses another control store.
@@ -75,26 +75,7 @@ impl TierUrls {
         let query = url.strip_prefix("tiered://?").ok_or_else(|| {
             config("a URL of tiers looks like tiered://?hot=sqlite://metrics.db&cold=parquet://archive")
         })?;
-        let (mut hot, mut cold, mut control) = (None, None, None);
-        for pair in query.split('&') {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let target = match name {
-                "hot" => &mut hot,
-                "cold" => &mut cold,
-                "control" => &mut control,
-                _ => {
-                    return Err(config("unknown parameter; write & within a URL as %26")
-                        .with_context("parameter", name)
-                        .with_context("known", "hot cold control"));
-                }
-            };
-            let value = percent_decode_str(value).decode_utf8().map_err(|error| {
-                config("the URL is not UTF-8").with_context("parameter", name).with_source(error)
-            })?;
-            if target.replace(value.into_owned()).is_some() {
-                return Err(config("given twice").with_context("parameter", name));
-            }
-        }
+        let [hot, cold, control] = parameters(query, ["hot", "cold", "control"])?;
         let (Some(hot), Some(cold)) = (hot, cold) else {
             return Err(config("tiers need hot=URL and cold=URL"));
         };
@@ -131,45 +112,10 @@ pub(crate) async fn connect(url: &str, create: bool) -> Result<Arc<dyn StorageBa
     Ok(Arc::new(TierUrls::parse(url)?.open(create).await?))
 }
 
-/// Returns the URL of the control store beside a hot one.
-fn beside(hot: &str) -> Result<String> {
-    let (scheme, rest) = hot.split_once("://").ok_or_else(|| config("the hot tier is no URL"))?;
-    let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
-    match scheme {
-        "memory" if place.is_empty() => Ok(hot.to_owned()),
-        "sqlite" | "memory" => Ok(format!("{scheme}://{place}.{SUFFIX}")),
-        "postgres" | "postgresql" => {
-            let pairs = query.split('&').filter(|pair| !pair.is_empty());
-            let (schemas, others): (Vec<_>, Vec<_>) =
-                pairs.partition(|pair| pair.starts_with("schema="));
-            let schema = schemas.last().and_then(|pair| pair.strip_prefix("schema="));
-            let schema = format!("schema={}_{SUFFIX}", schema.unwrap_or("storage"));
-            let query = others.into_iter().chain([&*schema]).collect::<Vec<_>>().join("&");
-            Ok(format!("{scheme}://{place}?{query}"))
-        }
-        "parquet" => Ok(format!("{scheme}://{}.{SUFFIX}", place.trim_end_matches('/'))),
-        "parquet+s3" | "parquet+gs" | "parquet+az" => {
-            let place = format!("{scheme}://{}.{SUFFIX}", place.trim_end_matches('/'));
-            Ok(if query.is_empty() { place } else { format!("{place}?{query}") })
-        }
-        _ => Err(config("say control=URL: where it would stand beside this hot tier is not known")
-            .with_context("scheme", scheme)),
-    }
-}
-
-fn config(message: &'static str) -> Error {
-    Error::new(ErrorKind::Config, message).with_operation("connect")
-}
-
-/// Opens a tier: of what lies there, the metrics.
-async fn metrics_of(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
-    Ok(Arc::clone(registry::open_one(url, create).await?.metrics()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use storage_core::{MetricRecord, TimeRange};
+    use storage_core::{ErrorKind, MetricRecord, TimeRange};
 
     #[test]
     fn the_control_store_stands_beside_the_hot_one() {

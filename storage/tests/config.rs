@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use storage::config::{Age, BackendName, Config};
+use storage::pipeline::RetentionPolicy;
 use storage::{Error, ErrorKind};
 
 const NONE: &[(&str, &str)] = &[];
@@ -127,6 +128,7 @@ fn wrong_values_are_named_and_not_shown() {
         (r#"{"storage":{"backend":"postgres"}}"#, "storage.postgres.url"),
         (r#"{"storage":{"backend":"postgres","path":"x"}}"#, "storage.path"),
         (r#"{"storage":{"collect":{"interval":"1ms"}}}"#, "storage.collect.interval"),
+        (r#"{"storage":{"rollup_interval":"1ms"}}"#, "storage.rollup_interval"),
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!((error.kind(), error.context("key")), (ErrorKind::Config, Some(key)), "{text}");
@@ -194,6 +196,30 @@ async fn the_store_and_the_spool_are_made_with_their_directories() {
     let spool = config.open_spool().await.unwrap().unwrap();
     assert!(spool.is_empty() && dir.path().join("spool/spool.db").exists());
     store.close().await.unwrap();
+}
+
+#[test]
+fn rollups_are_made_where_one_is_given_an_age() {
+    let upkeep = |text: &str| parse(text).unwrap().storage.upkeep().unwrap();
+    for text in [WITH_AGES, WITH_DAYS] {
+        let upkeep = upkeep(text).unwrap();
+        assert!(upkeep.has_rollups && upkeep.retention_interval == Duration::from_secs(3600));
+    }
+    assert_eq!(upkeep(WITH_DAYS).unwrap().policy, {
+        let policy = RetentionPolicy::default().keep_samples(7 * DAY).unwrap();
+        let policy = policy.keep_rollups(Duration::from_secs(300), 30 * DAY).unwrap();
+        policy.keep_rollups(Duration::from_secs(3600), 365 * DAY).unwrap()
+    });
+    assert!(upkeep("").is_none());
+    let plain = upkeep(r#"{"storage":{"retention":{"raw_metrics":"7d"}}}"#).unwrap();
+    assert!(!plain.has_rollups);
+    let asked = upkeep(r#"{"storage":{"rollups":true,"rollup_delay":"1m"}}"#).unwrap();
+    assert!(asked.has_rollups && asked.delay == Duration::from_secs(60));
+    let text = r#"{"storage":{"rollups":false,"retention":{"aggregated_1hour":"1y"}}}"#;
+    assert_eq!(parse(text).unwrap_err().context("key"), Some("storage.rollups"));
+    let text = r#"{"storage":{"retention":{"raw_metrics_bytes_max":0}}}"#;
+    let key = "storage.retention.raw_metrics_bytes_max";
+    assert_eq!(parse(text).unwrap_err().context("key"), Some(key));
 }
 
 #[test]

@@ -4,11 +4,17 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
-use storage::{MetricAggregation, SeriesFilter, SeriesKey, StorageBackend, TimeRange};
+use storage::config::Age;
+use storage::pipeline::{RolledWindows, RollupOptions, RollupTier, Stretch, WindowSource};
+use storage::{
+    MetricAggregation, RollupUrls, SeriesFilter, SeriesKey, SeriesWindows, StorageBackend,
+    TimeRange,
+};
 
 use super::note_nothing;
 use crate::args::Aggregate;
-use crate::output::{Cell, Output};
+use crate::output::{Cell, Output, text};
+use crate::store;
 
 const COLUMNS: [&str; 10] = [
     "server_id",
@@ -37,6 +43,43 @@ pub(super) async fn run(
         note_nothing(output, "samples of these series in that range");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Answers from the rollups beside the store, and samples where there are none.
+pub(super) async fn run_rolled(
+    url: &str,
+    args: &Aggregate,
+    output: &mut Output,
+) -> Result<ExitCode> {
+    let (filter, range) = (args.chosen.filter()?, args.span.range()?);
+    // A typo must not come out as an empty store.
+    let samples = store::open_existing(url).await?;
+    let urls = RollupUrls::beside(url, &RollupTier::DEFAULT_WIDTHS)?;
+    let rolled = urls.open_beside(samples, RollupOptions::default()).await?;
+    // It is needed for this: the command line says so.
+    let width = args.window.unwrap_or_default();
+    let found = rolled.rolled_windows(&filter, range, width).await;
+    rolled.close().await?;
+    let RolledWindows { series, stretches } = found?;
+    let sources: Vec<_> = stretches.iter().map(source).collect();
+    output.note(&format!("from {}", sources.join(", then ")));
+    if print_windows(series, output)? == 0 {
+        note_nothing(output, "samples or rollups of these series in that range");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says where the windows of a stretch come from, and where it begins.
+fn source(stretch: &Stretch) -> String {
+    let source = match stretch.source {
+        WindowSource::Samples => "samples".to_owned(),
+        WindowSource::Rollups(width) => format!("rollups of {}", Age(width)),
+        _ => "nothing, it is gone,".to_owned(),
+    };
+    match stretch.range.start() == TimeRange::all().start() {
+        true => source,
+        false => format!("{source} since {}", text::time(stretch.range.start())),
+    }
 }
 
 async fn whole(
@@ -71,8 +114,11 @@ async fn by_window(
     width: Duration,
     output: &mut Output,
 ) -> Result<u64> {
+    print_windows(store.windows(filter, range, width).await?, output)
+}
+
+fn print_windows(found: Vec<SeriesWindows>, output: &mut Output) -> Result<u64> {
     let mut count = 0;
-    let found = store.windows(filter, range, width).await?;
     let mut rows = output.rows(&COLUMNS)?;
     for one in found {
         for window in one.windows {

@@ -25,6 +25,7 @@ mod query;
 mod run;
 mod series;
 mod stats;
+mod upkeep;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -54,6 +55,12 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         // They name their own.
         Command::Copy(args) => return copy::run(args, output).await,
         Command::Archive(args) => return archive::run(args, output).await,
+        Command::Rollup(args) => return upkeep::rollup(args, output).await,
+        Command::Retention(args) => return upkeep::retention(args, output).await,
+        // It opens what is beside the store too.
+        Command::Aggregate(args) if args.rollups => {
+            return aggregate::run_rolled(&global.url, args, output).await;
+        }
         _ => {}
     }
     let (mut prepared, mut values, mut batch, mut pipeline) = (None, None, None, None);
@@ -98,6 +105,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         // Done above: they do not work on the store of --url.
         Command::Copy(_)
         | Command::Archive(_)
+        | Command::Rollup(_)
+        | Command::Retention(_)
         | Command::Completions(_)
         | Command::Run(_)
         | Command::Config(_) => Ok(ExitCode::SUCCESS),

@@ -1,20 +1,21 @@
-//! `storage run`: the pipeline of a configuration as one process: collect or read, buffer, store,
-//! prune; and what is left at the end is drained.
+//! `storage run`: the pipeline of a configuration as one process: collect or read, buffer, store, roll
+//! up, prune; and what is left at the end is drained.
 
 use std::io::{self, BufReader};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
 use chrono::Utc;
-use storage::config::{Config, StorageConfig};
+use storage::config::{Config, StorageConfig, Upkeep};
 use storage::metrics::record::validate_names;
-use storage::pipeline::{Backpressure, DrainReport, Source, StorageActor, StorageHandle};
-use storage::{HealthStatus, MetricRecord, StorageBackend, StorageBackendExt};
+use storage::pipeline::{
+    Backpressure, DrainReport, RetentionCounts, RetentionTask, Source, StorageActor, StorageHandle,
+};
+use storage::{HealthStatus, MetricRecord, StorageBackend};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::interval;
 
 use super::collect::{Ticks, stop_signals};
 use crate::args::Run;
@@ -37,7 +38,7 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let server = config.collect.server.clone().map_or_else(host::name, Ok)?;
     validate_names(&server, "cpu_usage_percent")?;
     let mut stop = stop_signals()?;
-    let store = config.connect().await?;
+    let Opened { store, upkeep } = open(&config).await?;
     let spool = config.open_spool().await?;
     let (sender, receiver) = mpsc::channel(CHANNEL_RECORDS);
     let mut source = Source::mpsc(if args.stdin { "stdin" } else { "collect" }, receiver);
@@ -54,7 +55,6 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let (what, shown_url) =
         (if args.stdin { "reading stdin" } else { "collecting" }, shown(&config.url()?));
     output.note(&format!("{what} into {shown_url}, Ctrl-C ends"));
-    let pruned = Arc::new(AtomicU64::new(0));
     let input = async {
         if args.stdin {
             read(args, server, sender).await
@@ -66,20 +66,19 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
         ended = input => ended,
         _ = stop.recv() => Ok(0),
         () = watch_health(&actor) => Ok(0),
-        () = prune(&*store, &config, &pruned) => Ok(0),
+        () = watch_upkeep(upkeep.as_ref()) => Ok(0),
     };
+    let shutdown = Duration::from_secs(config.shutdown_secs);
     let report = tokio::select! {
-        report = actor.shutdown(Duration::from_secs(config.shutdown_secs)) => report,
+        report = actor.shutdown(shutdown) => report,
         // Who asks twice does not want to wait.
         _ = stop.recv() => actor.shutdown(Duration::ZERO).await,
     };
-    let printed = print(
-        output,
-        &report,
-        &actor,
-        pruned.load(Ordering::Relaxed),
-        *ended.as_ref().unwrap_or(&0),
-    );
+    let upkeep = match upkeep {
+        Some(upkeep) => upkeep.stop_within(shutdown).await,
+        None => RetentionCounts::default(),
+    };
+    let printed = print(output, &report, &actor, &upkeep, *ended.as_ref().unwrap_or(&0));
     if let Some(spool) = spool {
         spool.close().await?;
     }
@@ -170,32 +169,43 @@ async fn watch_health(actor: &StorageHandle) {
     }
 }
 
-/// Removes old samples again and again. Never ends, also where nothing is to be removed.
-async fn prune(store: &dyn StorageBackend, config: &StorageConfig, pruned: &AtomicU64) {
-    // It was validated when it was loaded.
-    let Some(age) = config.retention.keep().ok().and_then(|keep| keep.raw) else {
-        return std::future::pending().await;
-    };
-    let mut ticks = interval(config.pruning_interval.0);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+/// Says when rolling up or removing what is old begins to fail. Never ends, also where there is
+/// nothing to do.
+async fn watch_upkeep(upkeep: Option<&RetentionTask>) {
+    let Some(upkeep) = upkeep else { return std::future::pending().await };
+    let mut before = None;
+    let mut looks = interval(HEALTH_INTERVAL);
     loop {
-        ticks.tick().await;
-        match store.prune_older_than(age).await {
-            Ok(removed) => {
-                pruned.fetch_add(removed, Ordering::Relaxed);
-            }
-            Err(error) => {
-                warn(&format!("old samples are not removed: {error:#}; tried again later"))
-            }
+        looks.tick().await;
+        let now = upkeep.counts().last_error;
+        if let Some(error) = now.as_ref().filter(|_| now != before) {
+            warn(&format!("rollups and old samples have to wait: {error}; tried again later"));
         }
+        before = now;
     }
+}
+
+/// The store, and the task that keeps it up if there is anything to do.
+struct Opened {
+    store: Arc<dyn StorageBackend>,
+    upkeep: Option<RetentionTask>,
+}
+
+async fn open(config: &StorageConfig) -> Result<Opened> {
+    let Some(upkeep) = config.upkeep()? else {
+        return Ok(Opened { store: config.connect().await?, upkeep: None });
+    };
+    let store = Arc::new(config.connect_rolled(&upkeep).await?);
+    let Upkeep { policy, refresh_interval, retention_interval, .. } = upkeep;
+    let task = RetentionTask::start(&store, policy, refresh_interval, retention_interval);
+    Ok(Opened { store, upkeep: Some(task) })
 }
 
 fn print(
     output: &mut Output,
     report: &DrainReport,
     actor: &StorageHandle,
-    pruned: u64,
+    upkeep: &RetentionCounts,
     bad_lines: u64,
 ) -> Result<ExitCode> {
     let counters = &report.counters;
@@ -208,7 +218,9 @@ fn print(
         ("samples_received", Cell::Count(counters.sum(|source| source.received))),
         ("samples_stored", Cell::Count(counters.sum(|source| source.stored) + counters.drained)),
         ("samples_in_spool", Cell::Count(report.spooled)),
-        ("samples_pruned", Cell::Count(pruned)),
+        ("samples_pruned", Cell::Count(upkeep.samples_removed)),
+        ("rollups_written", Cell::Count(upkeep.rollups_written)),
+        ("rollups_pruned", Cell::Count(upkeep.rollups_removed)),
         (
             "samples_invalid",
             Cell::Count(counters.sum(|source| source.invalid) + counters.drained_invalid),

@@ -72,8 +72,12 @@ async fn query_limits_and_prints_every_format() {
 async fn aggregate_by_glob_and_by_window() {
     let store = filled().await;
     let shared = Shared::default();
-    let mut args =
-        args::Aggregate { chosen: chosen("*", "c*"), span: Span::default(), window: None };
+    let mut args = args::Aggregate {
+        chosen: chosen("*", "c*"),
+        span: Span::default(),
+        window: None,
+        rollups: false,
+    };
     aggregate::run(&*store, &args, &mut Output::to(shared.clone(), Format::Csv)).await.unwrap();
     args.window = Some(std::time::Duration::from_secs(300));
     args.chosen = chosen("b", "cpu");
@@ -90,7 +94,7 @@ async fn aggregate_by_glob_and_by_window() {
 async fn a_range_that_ends_before_it_starts_is_refused() {
     let store = filled().await;
     let span = Span { start: Some(at(5)), end: Some(at(1)) };
-    let args = args::Aggregate { chosen: chosen("*", "*"), span, window: None };
+    let args = args::Aggregate { chosen: chosen("*", "*"), span, window: None, rollups: false };
     let mut output = Output::to(Shared::default(), Format::Csv);
     assert!(aggregate::run(&*store, &args, &mut output).await.is_err());
 }

@@ -357,6 +357,9 @@ impl Rolled {
     /// Samples of each window are read once for each tier; of what is new alone.
     pub async fn refresh(&self) -> Result<RefreshReport> {
         self.check_open("refresh")?;
+        if self.tiers.is_empty() {
+            return Ok(RefreshReport::default());
+        }
         let _under_way = self.under_way().await;
         let mut turn = Turn::begin(&self.stores, self.deadline()).await?;
         let done = turn.refresh().await;

@@ -21,6 +21,7 @@ mod merge;
 mod options;
 mod retention;
 mod storage;
+mod upkeep;
 
 use std::path::Path;
 
@@ -34,6 +35,7 @@ pub use self::options::{
 };
 pub use self::retention::{Keep, RetentionConfig};
 pub use self::storage::StorageConfig;
+pub use self::upkeep::Upkeep;
 
 /// What a variable of the environment starts with to override a value.
 pub const ENVIRONMENT_PREFIX: &str = "STORAGE__";

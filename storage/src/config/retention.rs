@@ -37,6 +37,9 @@ pub struct RetentionConfig {
     /// The same in days.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub aggregated_1day_days: Option<u32>,
+    /// The oldest samples go when their store takes more than so many bytes on disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub raw_metrics_bytes_max: Option<u64>,
 }
 
 /// How long each tier is kept; `None` is for ever.
@@ -90,6 +93,7 @@ impl RetentionConfig {
             aggregated_5min_days: days(30),
             aggregated_1hour_days: days(365),
             aggregated_1day_days: days(3650),
+            raw_metrics_bytes_max: Some(10 << 30),
         }
     }
 }

@@ -30,7 +30,10 @@ use crate::connect;
 /// | `flush_interval_secs` | 30 | how old a record gets before it is written |
 /// | `shutdown_secs` | 30 | how long the end may take |
 /// | `retention` | everything is kept | see [`RetentionConfig`] |
-/// | `pruning_interval` | `1h` | how often old samples are removed |
+/// | `pruning_interval` | `1h` | how often old samples and rollups are removed |
+/// | `rollups` | if any is given an age | whether rollups of 5 minutes, an hour and a day are kept |
+/// | `rollup_interval` | `1m` | how often windows are rolled up |
+/// | `rollup_delay` | `5m` | how long after its end a window is rolled up |
 /// | `spool` | none | see [`SpoolConfig`] |
 /// | `collect` | every second | see [`CollectConfig`] |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,8 +61,15 @@ pub struct StorageConfig {
     pub shutdown_secs: u64,
     /// How long what is kept.
     pub retention: RetentionConfig,
-    /// How often old samples are removed.
+    /// How often old samples and rollups are removed.
     pub pruning_interval: Age,
+    /// Whether there are rollups; without it, if one is given an age.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rollups: Option<bool>,
+    /// How often windows are rolled up.
+    pub rollup_interval: Age,
+    /// How long after its end a window is rolled up.
+    pub rollup_delay: Age,
     /// Where records wait while the store is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolConfig>,
@@ -81,6 +91,9 @@ impl Default for StorageConfig {
             shutdown_secs: 30,
             retention: RetentionConfig::default(),
             pruning_interval: Age(Duration::from_secs(3600)),
+            rollups: None,
+            rollup_interval: Age(Duration::from_secs(60)),
+            rollup_delay: Age(Duration::from_secs(300)),
             spool: None,
             collect: CollectConfig::default(),
         }
@@ -101,6 +114,7 @@ impl StorageConfig {
                 pool_size: Some(4),
             },
             retention: RetentionConfig::example(),
+            rollups: Some(true),
             spool: Some(SpoolConfig::default()),
             collect: CollectConfig { server: Some("web-1".to_owned()), ..Default::default() },
             ..Self::default()
@@ -121,6 +135,11 @@ impl StorageConfig {
                 "a second or more",
             ),
             (
+                self.rollup_interval.0 >= Duration::from_secs(1),
+                "storage.rollup_interval",
+                "a second or more",
+            ),
+            (
                 self.collect.interval.0 >= Duration::from_millis(200),
                 "storage.collect.interval",
                 "200ms or more",
@@ -136,7 +155,7 @@ impl StorageConfig {
         if let Some((_, key, expected)) = table.into_iter().find(|(is_right, ..)| !is_right) {
             return Err(bad_value(key, expected));
         }
-        self.retention.keep()?;
+        self.check_rollups()?;
         self.url().map(drop)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::{RetentionPolicy, RetentionReport};
 use crate::error::{Error, ErrorKind, Result};
@@ -103,8 +103,20 @@ impl RetentionTask {
 
     /// Waits for what is under way, if anything is, and ends.
     pub async fn stop(self) -> RetentionCounts {
+        self.stop_within(Duration::MAX).await
+    }
+
+    /// Waits for what is under way for so long, then breaks it off, and ends. What was broken off
+    /// is finished the next time; until its lease has run out others wait.
+    pub async fn stop_within(mut self, time_max: Duration) -> RetentionCounts {
         drop(self.stop);
-        let ended = self.task.await;
+        let ended = match timeout(time_max, &mut self.task).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                self.task.abort();
+                self.task.await
+            }
+        };
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Err(error) = ended {
             counts.last_error = Some(error.to_string());

@@ -1,0 +1,157 @@
+//! Rollups and retention as a user has them: by configuration, beside `run`, and killed in the middle.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+#![cfg(unix)]
+
+mod common;
+
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{Fixture, Run};
+use serde_json::{Value, json};
+
+const DAYS: i64 = 16;
+const STEP_MINUTES: i64 = 10;
+/// Of two series.
+const SAMPLES: u64 = (DAYS * 24 * 60 / STEP_MINUTES * 2) as u64;
+
+/// Sixteen days that ended just now, as JSON lines of two series.
+fn lines() -> String {
+    let now = chrono::Utc::now().timestamp_millis();
+    let mut text = String::new();
+    for minute in (0..DAYS * 24 * 60).step_by(STEP_MINUTES as usize) {
+        let ms = now - minute * 60_000;
+        for server in ["web-1", "web-2"] {
+            text.push_str(&format!(
+                "{{\"server_id\":\"{server}\",\"metric_type\":\"m\",\"ts\":{ms},\"value\":{minute}}}\n"
+            ));
+        }
+    }
+    text
+}
+
+/// A configuration for the store of the fixture that keeps samples for a week.
+fn configured(retention: Value) -> Fixture {
+    let fixture = Fixture::new();
+    let storage = json!({
+        "sqlite": { "path": fixture.path("metrics.db") },
+        "retention": retention,
+        "pruning_interval": "1s",
+        "rollup_interval": "1s",
+    });
+    fixture.file("storage.json", &json!({ "storage": storage }).to_string());
+    fixture
+}
+
+fn a_week_of_samples() -> Value {
+    json!({ "raw_metrics": "7d", "aggregated_5min": "12d", "aggregated_1hour_days": 365 })
+}
+
+fn daily(fixture: &Fixture) -> Value {
+    fixture.json(&["aggregate", "--window", "1d", "--rollups"])
+}
+
+fn counted(windows: &Value) -> u64 {
+    windows.as_array().unwrap().iter().map(|window| window["count"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn a_plan_is_carried_out_and_no_day_is_forgotten() {
+    let fixture = configured(a_week_of_samples());
+    let input = fixture.file("in.jsonl", &lines());
+    fixture.ok(&["import", &input]);
+    let before = daily(&fixture);
+    assert_eq!(counted(&before), SAMPLES);
+    let rolled = fixture.json(&["rollup"]);
+    assert!(rolled["rollups_written"].as_u64().unwrap() > SAMPLES, "{rolled}");
+    assert_eq!(fixture.json(&["rollup"])["rollups_written"], 0);
+    let note = fixture.run(&["aggregate", "--window", "1d", "--rollups"]).stderr;
+    assert!(note.contains("from rollups of 1d, then rollups of 1h"), "{note}");
+
+    let plan = fixture.json(&["retention", "plan"]);
+    assert_eq!(fixture.samples(), SAMPLES, "a plan removed something");
+    let done = fixture.json(&["retention", "run"]);
+    assert_eq!(plan[0]["would_remove"], done[0]["removed"], "{plan} {done}");
+    let removed = done[0]["removed"].as_u64().unwrap();
+    // Eight whole days, or the most of the first of them.
+    assert!((8 * 288..=9 * 288).contains(&removed), "{done}");
+    assert_eq!(fixture.samples(), SAMPLES - removed);
+    assert!(done[1]["removed"].as_u64().unwrap() > 3 * 288 && done[2]["removed"] == 0, "{done}");
+    assert_eq!(daily(&fixture), before);
+    assert_eq!(counted(&fixture.json(&["aggregate", "--window", "1h", "--rollups"])), SAMPLES);
+    let hours = fixture.json(&["stats", "--url", &format!("{}.rollup_1h", fixture.url())]);
+    assert_eq!(hours["series"], 2);
+
+    // What is imported by the URL of both is seen, also where it is late.
+    let url = format!("rolled://?samples={}", fixture.url());
+    let late = before[0]["window_start"].as_str().unwrap();
+    let csv = format!("server_id,timestamp,metric_type,value\nweb-1,{late},m,7\n");
+    fixture.ok(&["import", &fixture.file("late.csv", &csv), "--url", &url]);
+    assert_eq!(counted(&daily(&fixture)), SAMPLES + 1);
+    assert_eq!(fixture.json(&["rollup", "--rebuild"])["rollups_written"], 0);
+}
+
+#[test]
+fn run_prunes_behind_rollups() {
+    let fixture = configured(a_week_of_samples());
+    let mut child = fixture
+        .command(&["--format", "json", "run", "--stdin"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    std::io::Write::write_all(&mut input, lines().as_bytes()).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let pruned = || (8 * 288..=9 * 288).contains(&(SAMPLES - fixture.samples()));
+    while !fixture.path("metrics.db.rollup_1d").exists() || !pruned() {
+        assert!(Instant::now() < deadline, "{} samples are left", fixture.samples());
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+    let run = Run::of(child.wait_with_output().unwrap());
+    drop(input);
+    assert_eq!(run.code, 0, "{run:?}");
+    let summary = run.json();
+    assert_eq!(summary["samples_stored"], SAMPLES);
+    assert_eq!(summary["samples_pruned"], SAMPLES - fixture.samples(), "{run:?}");
+    assert!(summary["rollups_written"].as_u64().unwrap() > 0, "{summary}");
+    assert_eq!(counted(&daily(&fixture)), SAMPLES);
+}
+
+#[test]
+fn retention_that_is_killed_neither_loses_nor_doubles() {
+    let fixture = configured(a_week_of_samples());
+    fixture.ok(&["import", &fixture.file("in.jsonl", &lines())]);
+    let before = daily(&fixture);
+    // One kill: the lease that it leaves behind takes half a minute to run out. The test of the
+    // library kills at every change.
+    let run = ["retention", "run"];
+    let mut child =
+        fixture.command(&run).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while fixture.samples() == SAMPLES {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none());
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(daily(&fixture), before, "changed after the kill");
+    fixture.ok(&run);
+    assert_eq!(daily(&fixture), before, "changed in the end");
+    let left = fixture.samples();
+    assert!((SAMPLES - 9 * 288..=SAMPLES - 8 * 288).contains(&left), "{left}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_in_one_line() {
+    let fixture = configured(json!({}));
+    fixture.ok(&["import", &fixture.file("in.jsonl", &lines())]);
+    assert!(fixture.refused(&["retention", "run"]).contains("for ever"));
+    assert!(fixture.refused(&["rollup"]).contains("no rollups"));
+    let plain = configured(json!({ "raw_metrics": "7d" }));
+    assert!(plain.refused(&["retention", "plan"]).contains("there is no store"));
+    assert!(!plain.path("metrics.db").exists());
+    assert!(plain.refused(&["rollup"]).contains("no rollups"));
+}

@@ -1,0 +1,163 @@
+//! Rollups by URL: `rolled://?samples=URL`, and where their stores are.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use storage_core::pipeline::{Rolled, RollupOptions, RollupTier};
+use storage_core::{Result, StorageBackend};
+
+use crate::beside::{beside, config, parameters};
+use crate::registry::{metrics_of, metrics_or_tiers_of};
+use crate::tiers::TierUrls;
+
+/// The URLs of a store of samples, of its rollups, and of their control store.
+///
+/// They have to be the same for all that use the samples. They stand beside the samples, or beside the hot
+/// tier of `tiered://`:
+///
+/// | samples | rollups of an hour | control store |
+/// |---|---|---|
+/// | `sqlite://metrics.db` | `sqlite://metrics.db.rollup_1h` | `sqlite://metrics.db.rollups` |
+/// | `postgres://db/app?schema=edge` | `postgres://db/app?schema=edge_rollup_1h` | `postgres://db/app?schema=edge_rollups` |
+/// | `parquet://archive` | `parquet://archive.rollup_1h` | `parquet://archive.rollups` |
+///
+/// ```
+/// use storage::RollupUrls;
+/// use storage::pipeline::RollupTier;
+///
+/// let urls = RollupUrls::beside("sqlite://metrics.db", &RollupTier::DEFAULT_WIDTHS)?;
+/// assert_eq!(urls.tiers[0].1, "sqlite://metrics.db.rollup_5m");
+/// # Ok::<(), storage::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq)]
+pub struct RollupUrls {
+    /// Where the samples are.
+    pub samples: String,
+    /// Where the rollups are, by the width of their windows.
+    pub tiers: Vec<(Duration, String)>,
+    /// Where it stands how far they are rolled up.
+    pub control: String,
+}
+
+impl std::fmt::Debug for RollupUrls {
+    /// Without the URLs: they may hold passwords.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RollupUrls").finish_non_exhaustive()
+    }
+}
+
+impl RollupUrls {
+    /// Rollups of these widths beside the samples.
+    ///
+    /// # Errors
+    /// `Config` if `samples` is no URL of a kind that is known here.
+    pub fn beside(samples: &str, widths: &[Duration]) -> Result<Self> {
+        let place = match samples.starts_with("tiered://") {
+            true => TierUrls::parse(samples)?.hot,
+            false => samples.to_owned(),
+        };
+        let tier = |width: &Duration| {
+            Ok((*width, beside(&place, &format!("rollup_{}", written(*width)))?))
+        };
+        Ok(Self {
+            samples: samples.to_owned(),
+            tiers: widths.iter().map(tier).collect::<Result<_>>()?,
+            control: beside(&place, "rollups")?,
+        })
+    }
+
+    /// Parses `rolled://?samples=URL`: five minutes, an hour and a day, beside the samples.
+    ///
+    /// In the URL `%` and two hexadecimal digits stand for a byte; `&` is written `%26`, and `%`
+    /// itself `%25`.
+    ///
+    /// # Errors
+    /// `Config` if there are no samples, or a name is unknown or given twice.
+    pub fn parse(url: &str) -> Result<Self> {
+        let wrong = "a URL of rollups looks like rolled://?samples=sqlite://metrics.db";
+        let query = url.strip_prefix("rolled://?").ok_or_else(|| config(wrong))?;
+        let [samples] = parameters(query, ["samples"])?;
+        Self::beside(&samples.ok_or_else(|| config(wrong))?, &RollupTier::DEFAULT_WIDTHS)
+    }
+
+    /// Opens the samples, and creates them if they do not exist and `create` is set; the other
+    /// stores are created in any case.
+    ///
+    /// # Errors
+    /// `NotFound` if the samples do not exist; otherwise those of the stores.
+    pub async fn open(&self, create: bool, options: RollupOptions) -> Result<Rolled> {
+        let samples = metrics_or_tiers_of(&self.samples, create).await?;
+        self.open_beside(samples, options).await
+    }
+
+    /// Opens the other stores beside samples that are open.
+    ///
+    /// # Errors
+    /// Those of the stores.
+    pub async fn open_beside(
+        &self,
+        samples: Arc<dyn StorageBackend>,
+        options: RollupOptions,
+    ) -> Result<Rolled> {
+        let mut tiers = Vec::new();
+        for (width, url) in &self.tiers {
+            tiers.push(RollupTier::new(*width, metrics_of(url, true).await?));
+        }
+        let control = metrics_of(&self.control, true).await?;
+        Rolled::open_with(samples, tiers, control, options).await
+    }
+}
+
+/// Opens samples with their rollups by their URL.
+pub(crate) async fn connect(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+    let urls = RollupUrls::parse(url)?;
+    Ok(Arc::new(urls.open(create, RollupOptions::default()).await?))
+}
+
+/// Units from the longest on, in seconds.
+const UNITS: [(&str, u64); 4] = [("d", 86_400), ("h", 3600), ("m", 60), ("s", 1)];
+
+/// A width as it stands in a name: in the longest unit that fits without a rest.
+fn written(width: Duration) -> String {
+    let seconds = width.as_secs();
+    let unit = UNITS.iter().find(|(_, unit)| seconds.is_multiple_of(*unit));
+    let (name, unit) = unit.unwrap_or(&("s", 1));
+    format!("{}{name}", seconds / unit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use storage_core::{ErrorKind, MetricRecord, TimeRange};
+
+    #[test]
+    fn the_stores_stand_beside_the_samples() {
+        let widths = [90, 300, 7200, 604_800].map(Duration::from_secs);
+        let urls = RollupUrls::beside("postgres://me@h/db?schema=edge", &widths).unwrap();
+        let names: Vec<_> = urls.tiers.iter().map(|(_, url)| url.rsplit('=').next()).collect();
+        let expected = ["edge_rollup_90s", "edge_rollup_5m", "edge_rollup_2h", "edge_rollup_7d"];
+        assert_eq!(names, expected.map(Some));
+        assert_eq!(urls.control, "postgres://me@h/db?schema=edge_rollups");
+        let tiered = "tiered://?hot=sqlite://m.db&cold=parquet://a";
+        let urls = RollupUrls::beside(tiered, &widths).unwrap();
+        assert_eq!((&*urls.samples, &*urls.control), (tiered, "sqlite://m.db.rollups"));
+        let nested =
+            RollupUrls::parse("rolled://?samples=tiered://?hot=memory://a%26cold=memory://b");
+        assert_eq!(nested.unwrap().tiers[1].1, "memory://a.rollup_1h");
+        for bad in ["rolled://", "rolled://?", "rolled://?samples=x", "rolled://?sample=memory://a"]
+        {
+            assert_eq!(RollupUrls::parse(bad).unwrap_err().kind(), ErrorKind::Config, "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn rollups_are_connected_by_url() {
+        let url = "rolled://?samples=memory://rolled";
+        let (store, other) =
+            (crate::connect(url).await.unwrap(), crate::connect_existing(url).await.unwrap());
+        let record = MetricRecord::new("a", chrono::Utc::now(), "b", 1.0);
+        store.write_batch(&[record]).await.unwrap();
+        assert_eq!(other.query_range("a", "b", TimeRange::all()).await.unwrap().len(), 1);
+        assert_eq!(store.name(), "memory");
+    }
+}
