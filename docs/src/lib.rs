@@ -21,6 +21,7 @@ pages! {
     copy: "../guide/copy.md",
     tiers: "../guide/tiers.md",
     pipeline: "../guide/pipeline.md",
+    rollups: "../guide/rollups.md",
     sqlite: "../guide/backends/sqlite.md",
     postgres: "../guide/backends/postgres.md",
     parquet: "../guide/backends/parquet.md",

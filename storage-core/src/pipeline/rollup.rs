@@ -6,160 +6,51 @@
 //!
 //! | file | what lives there |
 //! |---|---|
+//! | `options` | which rollups are kept, and how |
+//! | `backend`, `write` | the contract; writing so that no rollup misses a sample |
 //! | `row` | a rollup, and the samples that it is kept as |
 //! | `view`, `marks` | what the handles tell each other; which windows late samples re-open |
-//! | `turn`, `roll` | a turn at the tiers; rolling up |
+//! | `turn`, `roll`, `gather` | a turn at the tiers; rolling up |
 //! | `prune` | removing samples behind their rollups, and old rollups |
-//! | `reads` | windows out of rollups and samples |
+//! | `reads`, `series` | windows out of rollups and samples |
 
+mod backend;
+mod gather;
 mod marks;
+mod options;
 mod prune;
 mod ranges;
 mod reads;
 mod roll;
 mod row;
+mod series;
 mod turn;
 mod view;
+mod write;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use tokio::sync::{RwLock, RwLockReadGuard};
 use tokio::time::Instant;
 
 use self::marks::Marker;
 use self::view::View;
-use crate::capabilities::Capabilities;
 use crate::control::{Control, look_again};
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::time::{floor_ms, from_ms, width_ms};
-use crate::metrics::{
-    CheckReport, Health, HealthStatus, MetricAggregation, MetricRecord, ScanStream, SeriesFilter,
-    SeriesInfo, SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
-};
+use crate::metrics::{StorageBackend, TimeRange};
 
+pub use self::options::{RollupOptions, RollupTier};
 pub use self::reads::{PercentileWindow, RolledWindows, SeriesPercentiles, Stretch, WindowSource};
 pub use self::roll::RefreshReport;
-pub(super) use self::row::FIELDS as ROW_SAMPLES;
+pub(super) use self::row::fields_of;
 pub(super) use self::turn::Turn;
 
 /// The narrowest windows of a tier, in milliseconds: whole seconds leave room for a row.
 const SECOND_MS: i64 = 1000;
-
-/// Rollups of one width, and the store in which they are kept, which holds nothing else.
-#[derive(Clone)]
-pub struct RollupTier {
-    width: Duration,
-    store: Arc<dyn StorageBackend>,
-}
-
-impl RollupTier {
-    /// Five minutes, an hour and a day.
-    pub const DEFAULT_WIDTHS: [Duration; 3] =
-        [Duration::from_secs(300), Duration::from_secs(3600), Duration::from_secs(86_400)];
-
-    /// Keeps rollups of windows `width` wide in `store`.
-    pub fn new(width: Duration, store: Arc<dyn StorageBackend>) -> Self {
-        Self { width, store }
-    }
-
-    /// How wide its windows are.
-    pub const fn width(&self) -> Duration {
-        self.width
-    }
-
-    /// Where they are kept.
-    pub fn store(&self) -> &Arc<dyn StorageBackend> {
-        &self.store
-    }
-}
-
-impl std::fmt::Debug for RollupTier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RollupTier")
-            .field("width", &self.width)
-            .field("store", &self.store.name())
-            .finish()
-    }
-}
-
-/// Options of [`Rolled`].
-#[derive(Clone)]
-pub struct RollupOptions {
-    delay: Duration,
-    lease: Duration,
-    settle: Duration,
-    wait_max: Duration,
-    clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
-}
-
-impl std::fmt::Debug for RollupOptions {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { delay, lease, settle, wait_max, clock: _ } = self;
-        f.debug_struct("RollupOptions")
-            .field("delay", delay)
-            .field("lease", lease)
-            .field("settle", settle)
-            .field("wait_max", wait_max)
-            .finish()
-    }
-}
-
-impl Default for RollupOptions {
-    fn default() -> Self {
-        Self {
-            delay: Duration::from_secs(300),
-            lease: Duration::from_secs(30),
-            settle: Duration::from_millis(200),
-            wait_max: Duration::from_secs(90),
-            clock: Arc::new(Utc::now),
-        }
-    }
-}
-
-impl RollupOptions {
-    /// How long after its end a window is rolled up. Samples that come later cost a write more.
-    /// Default: 5 minutes.
-    #[must_use]
-    pub const fn with_delay(mut self, delay: Duration) -> Self {
-        self.delay = delay;
-        self
-    }
-
-    /// How long a process that rolls up or prunes and says nothing any more is waited for, 10 ms at
-    /// least. The clocks of the machines must agree to half of it. Default: 30 s.
-    #[must_use]
-    pub fn with_lease(mut self, lease: Duration) -> Self {
-        self.lease = lease.max(Duration::from_millis(10));
-        self
-    }
-
-    /// How long whoever rolls up or prunes waits for writes that were under way when it began.
-    /// Default: 200 ms.
-    #[must_use]
-    pub const fn with_settle(mut self, settle: Duration) -> Self {
-        self.settle = settle;
-        self
-    }
-
-    /// How long a call waits for another process before it says `Busy`; longer than the lease, or
-    /// what somebody left behind is not cleared up. Default: 90 s.
-    #[must_use]
-    pub const fn with_wait_max(mut self, wait_max: Duration) -> Self {
-        self.wait_max = wait_max;
-        self
-    }
-
-    /// Says what time it is, for `delay` and for ages. Default: the clock of the machine.
-    #[must_use]
-    pub fn with_clock(mut self, clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
-        self.clock = Arc::new(clock);
-        self
-    }
-}
 
 /// A tier with its width in milliseconds.
 struct Tier {
@@ -476,69 +367,6 @@ impl Rolled {
             look_again().await;
         }
     }
-
-    /// Stores a batch, and sees to it that no rollup misses it.
-    async fn write(&self, records: &[MetricRecord], widths_ms: (i64, i64)) -> Result<()> {
-        let Some(earliest_ms) = records.iter().map(|record| floor_ms(record.timestamp)).min()
-        else {
-            return self.stores.raw.write_batch(records).await;
-        };
-        let deadline = self.deadline();
-        let mut outcome = Outcome::NotApplied;
-        loop {
-            let in_doubt = in_doubt(outcome);
-            let mut before = self.seen_lately().await.map_err(&in_doubt)?;
-            if earliest_ms < before.announced_ms.max(before.cutoff_ms) {
-                before = self.look().await.map_err(&in_doubt)?;
-            }
-            while before.keeps_out(earliest_ms) {
-                before = self.wait_past(&before, deadline).await.map_err(&in_doubt)?;
-            }
-            let looked = Instant::now();
-            self.mark(&before, records, widths_ms).await.map_err(&in_doubt)?;
-            self.stores.raw.write_batch(records).await.map_err(&in_doubt)?;
-            let landed = looked.elapsed();
-            outcome = Outcome::Unknown;
-            let in_doubt = self::in_doubt(outcome);
-            let after = self.look().await.map_err(&in_doubt)?;
-            let was_overtaken = after.keeps_out(earliest_ms)
-                || after.prunes != before.prunes && earliest_ms < after.frozen_ms;
-            // Whoever prunes waits: what was so fast is in its rollups.
-            if was_overtaken && landed >= self.stores.options.settle / 2 {
-                let mut after = after;
-                while after.keeps_out(earliest_ms) {
-                    after = self.wait_past(&after, deadline).await.map_err(&in_doubt)?;
-                }
-                continue;
-            }
-            return self.mark_again(before, after, records, widths_ms).await.map_err(&in_doubt);
-        }
-    }
-
-    /// Marks what was written in every epoch that began before it was, or during it.
-    async fn mark_again(
-        &self,
-        mut before: Arc<View>,
-        mut after: Arc<View>,
-        records: &[MetricRecord],
-        widths_ms: (i64, i64),
-    ) -> Result<()> {
-        while before.epoch != after.epoch {
-            self.mark(&after, records, widths_ms).await?;
-            (before, after) = (after, self.look().await?);
-        }
-        Ok(())
-    }
-
-    async fn mark(
-        &self,
-        view: &View,
-        records: &[MetricRecord],
-        widths_ms: (i64, i64),
-    ) -> Result<()> {
-        let control = self.stores.control.store();
-        self.stores.marker.mark(control, view, records, widths_ms).await
-    }
 }
 
 /// Returns the tiers with their widths in milliseconds.
@@ -562,174 +390,6 @@ fn checked(tiers: &[RollupTier]) -> Result<Vec<Tier>> {
 
 fn config(message: &'static str) -> Error {
     Error::new(ErrorKind::Config, message).with_operation("open")
-}
-
-/// Says of an error what is known of the batch by then.
-fn in_doubt(outcome: Outcome) -> impl Fn(Error) -> Error {
-    move |error| if outcome == Outcome::Unknown { error.with_outcome(outcome) } else { error }
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl StorageBackend for Rolled {
-    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        self.check_open("write_batch")?;
-        let _under_way = self.under_way().await;
-        self.check_open("write_batch")?;
-        match self.stores.widths_ms() {
-            Some(widths_ms) => self.write(records, widths_ms).await,
-            None => self.stores.raw.write_batch(records).await,
-        }
-    }
-
-    async fn query_range(
-        &self,
-        server_id: &str,
-        metric_type: &str,
-        range: TimeRange,
-    ) -> Result<Vec<MetricRecord>> {
-        self.check_open("query_range")?;
-        self.stores.raw.query_range(server_id, metric_type, range).await
-    }
-
-    async fn aggregate(
-        &self,
-        server_id: &str,
-        metric_type: &str,
-        range: TimeRange,
-    ) -> Result<MetricAggregation> {
-        self.check_open("aggregate")?;
-        self.stores.raw.aggregate(server_id, metric_type, range).await
-    }
-
-    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.check_open("prune_before")?;
-        let (stores, deadline) = (Arc::clone(&self.stores), self.deadline());
-        // In a task of its own: given up half way, it would hold up others until its lease ends.
-        let pruning = tokio::spawn(async move {
-            let _under_way = stores.under_way.read().await;
-            if stores.tiers.is_empty() {
-                return stores.raw.prune_before(cutoff).await;
-            }
-            let mut turn = Turn::begin(&stores, deadline).await?;
-            let removed = turn.prune_raw(floor_ms(cutoff)).await;
-            let ended = turn.end().await.map_err(in_doubt(Outcome::Unknown));
-            let removed = removed?;
-            ended.map(|()| removed)
-        });
-        match pruning.await {
-            Ok(result) => result,
-            Err(error) => Err(Error::new(ErrorKind::Internal, "the prune broke off")
-                .with_outcome(Outcome::Unknown)
-                .with_operation("prune_before")
-                .with_source(error)),
-        }
-    }
-
-    async fn stats(&self) -> Result<StorageStats> {
-        self.check_open("stats")?;
-        self.stores.raw.stats().await
-    }
-
-    fn name(&self) -> &'static str {
-        self.stores.raw.name()
-    }
-
-    fn capabilities(&self) -> Capabilities {
-        Capabilities { close: true, ..self.stores.raw.capabilities() }
-    }
-
-    async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.check_open("series")?;
-        self.stores.raw.series(filter).await
-    }
-
-    async fn latest(
-        &self,
-        filter: &SeriesFilter,
-        n_per_series: usize,
-    ) -> Result<Vec<SeriesSamples>> {
-        self.check_open("latest")?;
-        self.stores.raw.latest(filter, n_per_series).await
-    }
-
-    async fn windows(
-        &self,
-        filter: &SeriesFilter,
-        range: TimeRange,
-        width: Duration,
-    ) -> Result<Vec<SeriesWindows>> {
-        self.check_open("windows")?;
-        self.stores.raw.windows(filter, range, width).await
-    }
-
-    fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
-        match self.check_open("scan") {
-            Ok(()) => self.stores.raw.scan(filter, range),
-            Err(error) => Box::pin(futures_util::stream::once(std::future::ready(Err(error)))),
-        }
-    }
-
-    async fn flush(&self) -> Result<()> {
-        self.check_open("flush")?;
-        self.stores.raw.flush().await
-    }
-
-    async fn compact(&self) -> Result<()> {
-        self.check_open("compact")?;
-        self.stores.raw.compact().await?;
-        for tier in &self.tiers {
-            tier.store.compact().await?;
-        }
-        Ok(())
-    }
-
-    async fn check(&self) -> Result<CheckReport> {
-        self.check_open("check")?;
-        let mut all = self.stores.raw.check().await?;
-        for RollupTier { width, store } in &self.tiers {
-            if !store.capabilities().check {
-                continue;
-            }
-            let found = store.check().await?;
-            let named = |problem| format!("rollups of {width:?}: {problem}");
-            all.problems.extend(found.problems.into_iter().map(named));
-        }
-        Ok(all)
-    }
-
-    async fn health(&self) -> Health {
-        if let Err(error) = self.check_open("health") {
-            return Health::down(&error);
-        }
-        let raw = self.stores.raw.health().await;
-        if raw.status != HealthStatus::Healthy {
-            return raw;
-        }
-        // Every write reads it; what was stored can still be read.
-        let mut problem = self.stores.control.view().await.err().map(|error| error.to_string());
-        for RollupTier { width, store } in &self.tiers {
-            let health = store.health().await;
-            if health.status != HealthStatus::Healthy {
-                problem.get_or_insert(format!("rollups of {width:?}: {}", health.message));
-            }
-        }
-        match problem {
-            Some(message) => Health { status: HealthStatus::Degraded, message },
-            None => raw,
-        }
-    }
-
-    async fn close(&self) -> Result<()> {
-        self.closed.store(true, Ordering::Release);
-        // What is under way still needs all of them.
-        let _none_under_way = self.stores.under_way.write().await;
-        self.stores.raw.close().await?;
-        for tier in &self.tiers {
-            tier.store.close().await?;
-        }
-        self.stores.control.store().close().await
-    }
 }
 
 #[cfg(test)]

@@ -13,14 +13,15 @@ use std::sync::Arc;
 
 use futures_util::TryStreamExt;
 
+use super::gather::{Gathering, Windowing};
 use super::ranges::{Ranges, align_up};
 use super::roll::{range, roll};
-use super::row::{FIELDS, Gathering, Pending, Rollup, Row, Rows};
+use super::row::{Pending, Rollup, Row, Rows, fields_of};
 use super::turn::Turn;
 use super::view::{Phase, View};
 use super::{Stores, Tier};
 use crate::error::{Error, Outcome, Result};
-use crate::metrics::time::{self, MIN_MS, floor_ms, from_ms, window_start_ms};
+use crate::metrics::time::{MIN_MS, floor_ms, from_ms, window_start_ms};
 use crate::metrics::{MetricRecord, SeriesFilter, SeriesKey, StorageBackend};
 
 /// How many samples of rows are written at once.
@@ -135,7 +136,7 @@ impl Turn {
         })
         .await?;
         let pruning = tier.store.prune_before(from_ms(floor_ms));
-        Ok(self.lease.keeping(pruning).await? / FIELDS)
+        Ok(self.lease.keeping(pruning).await? / fields_of(width_ms) as u64)
     }
 }
 
@@ -158,7 +159,6 @@ fn divided_windows(view: &View, tier: &Tier) -> Ranges {
 
 /// Writes beside each rollup that becomes a sum what it becomes, and returns how many there are.
 async fn announce(stores: &Stores, tier: &Tier, view: &View) -> Result<u64> {
-    let floor_ms = view.reach(tier.width_ms).floor_ms;
     let mut announced = 0;
     for (start_ms, end_ms) in divided_windows(view, tier).iter() {
         let rows_range =
@@ -166,31 +166,24 @@ async fn announce(stores: &Stores, tier: &Tier, view: &View) -> Result<u64> {
         let any = SeriesFilter::any();
         let mut announcing = Announcing {
             view,
+            floor_ms: view.reach(tier.width_ms).floor_ms,
             rows: Rows::new(tier.store.scan(&any, rows_range), tier.width_ms),
             tier,
             out: Vec::new(),
             count: 0,
         };
         let mut scan = stores.raw.scan(&any, range(start_ms, end_ms)?);
-        let mut open: Option<(SeriesKey, Gathering)> = None;
+        let mut windowing = Windowing::new(tier.width_ms);
         while let Some(batch) = scan.try_next().await? {
             for sample in &batch.samples {
-                let ms = time::floor_ms(sample.timestamp);
-                let window_ms = window_start_ms(ms, tier.width_ms);
-                let is_open = open.as_ref().is_some_and(|(series, gathering)| {
-                    *series == batch.series && gathering.start_ms == window_ms
-                });
-                if !is_open {
-                    announcing.close(open.take()).await?;
-                    let gathering = Gathering::new(window_ms, ms);
-                    open = (window_ms >= floor_ms).then(|| (batch.series.clone(), gathering));
-                }
-                if let Some((_, gathering)) = &mut open {
-                    gathering.push(ms, sample.value);
+                if let Some((series, window)) = windowing.push(&batch.series, sample) {
+                    announcing.add(&series, &window).await?;
                 }
             }
         }
-        announcing.close(open).await?;
+        if let Some((series, window)) = windowing.finish() {
+            announcing.add(&series, &window).await?;
+        }
         announced += announcing.finish().await?;
     }
     Ok(announced)
@@ -198,6 +191,8 @@ async fn announce(stores: &Stores, tier: &Tier, view: &View) -> Result<u64> {
 
 struct Announcing<'a> {
     view: &'a View,
+    /// Windows that begin before this are not kept.
+    floor_ms: i64,
     tier: &'a Tier,
     rows: Rows<'a>,
     out: Vec<MetricRecord>,
@@ -205,14 +200,16 @@ struct Announcing<'a> {
 }
 
 impl Announcing<'_> {
-    async fn close(&mut self, window: Option<(SeriesKey, Gathering)>) -> Result<()> {
-        let Some((series, gathering)) = window else { return Ok(()) };
-        let Some(part) = gathering.finish() else { return Ok(()) };
-        let start_ms = gathering.start_ms;
-        while let Some((series, row)) = self.rows.next_before(&series, start_ms).await? {
+    /// Adds what is removed of a window.
+    async fn add(&mut self, series: &SeriesKey, window: &Gathering) -> Result<()> {
+        let start_ms = window.start_ms;
+        let Some(part) = window.finish().filter(|_| start_ms >= self.floor_ms) else {
+            return Ok(());
+        };
+        while let Some((series, row)) = self.rows.next_before(series, start_ms).await? {
             self.pass(&series, &row).await?;
         }
-        let found = self.rows.find(&series, start_ms).await?;
+        let found = self.rows.find(series, start_ms).await?;
         let now = found.and_then(|row| row.rollup);
         if found.is_some() {
             self.rows.next().await?;
@@ -220,7 +217,7 @@ impl Announcing<'_> {
         // Where nothing was removed yet the row is of the same samples.
         let base = now.filter(|_| start_ms < self.view.frozen_ms);
         let after = base.map_or(part, |base| base.plus(&part));
-        self.announce(&series, start_ms, now.as_ref(), Some(after)).await
+        self.announce(series, start_ms, now.as_ref(), Some(after)).await
     }
 
     /// A row none of whose samples is removed: where it was of all samples of its window, it is of
@@ -269,7 +266,7 @@ async fn fold(tier: &Tier, view: &View) -> Result<()> {
             continue;
         };
         match pending.after {
-            Some(after) => after.write(&series, row.start_ms, &mut out),
+            Some(after) => after.write(&series, row.start_ms, tier.width_ms, &mut out),
             None => out.push(Row::clear(&series, row.start_ms)),
         }
         if out.len() >= BATCH_SAMPLES {

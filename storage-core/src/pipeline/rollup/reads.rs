@@ -8,11 +8,12 @@ use chrono::{DateTime, Utc};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 
+use super::gather::Gathering;
 use super::ranges::{Ranges, align_up};
 use super::roll::range;
-use super::row::{Decoder, Gathering, Rollup, Row};
+use super::row::{Decoder, Rollup, Row};
 use super::view::{Phase, View};
-use super::{Rolled, Stores, Tier, marks};
+use super::{Rolled, Stores, Tier, marks, series};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::time::{MIN_MS, floor_ms, from_ms, width_ms, window_start_ms};
 use crate::metrics::{
@@ -359,8 +360,17 @@ impl<'a> Reading<'a> {
             From::Rollups(tier) => {
                 let frozen_ms = self.view.frozen_end(tier.width_ms);
                 let frozen_ms = frozen_ms.clamp(piece.start_ms, piece.end_ms);
-                let late = self.late(filter, piece.start_ms, frozen_ms, tier).await?;
-                joining.rollups(tier, filter, part, late).await
+                let mut late = self.late(filter, piece.start_ms, frozen_ms, tier).await?;
+                let Some((server_id, metric_type)) = filter.as_exact() else {
+                    return joining.rollups(tier, filter, part, late).await;
+                };
+                let key = SeriesKey::new(server_id, metric_type);
+                let rows = series::rows(tier, filter, part).await?;
+                let mut late = late.remove(&key).unwrap_or_default();
+                let builder = joining.builder(key);
+                rows.iter().for_each(|row| add(builder, row, &mut late));
+                push_all(builder, &late);
+                Ok(())
             }
         }
     }
@@ -437,8 +447,7 @@ impl Joining {
         }
         self.close(open)?;
         for (series, late) in late {
-            let builder = self.builder(series);
-            late.values().filter_map(Gathering::finish).for_each(|one| push(builder, &one));
+            push_all(self.builder(series), &late);
         }
         Ok(())
     }
@@ -452,7 +461,7 @@ impl Joining {
         if let Some(row) = decoder.finish()? {
             add(builder, &row, &mut late);
         }
-        late.values().filter_map(Gathering::finish).for_each(|one| push(builder, &one));
+        push_all(builder, &late);
         Ok(())
     }
 
@@ -484,6 +493,11 @@ fn add(builder: &mut WindowBuilder, row: &Row, late: &mut BTreeMap<i64, Gatherin
     if let Some(both) = both {
         push(builder, &both);
     }
+}
+
+/// Adds what came late and is left.
+fn push_all(builder: &mut WindowBuilder, late: &BTreeMap<i64, Gathering>) {
+    late.values().filter_map(Gathering::finish).for_each(|one| push(builder, &one));
 }
 
 fn push(builder: &mut WindowBuilder, rollup: &Rollup) {

@@ -6,15 +6,16 @@ use futures_util::TryStreamExt;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::gather::{Gathering, Windowing};
 use super::ranges::Ranges;
-use super::row::{Gathering, Rollup, Rows};
+use super::row::{Rollup, Rows};
 use super::turn::Turn;
 use super::view::Reach;
 use super::{Stores, Tier, marks};
 use crate::error::Result;
 use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms, window_start_ms};
 use crate::metrics::{
-    MetricRecord, Sample, SeriesFilter, SeriesKey, SeriesSamples, StorageBackend, TimeRange,
+    MetricRecord, SeriesFilter, SeriesKey, SeriesSamples, StorageBackend, TimeRange,
 };
 use crate::pipeline::windows::Windows;
 
@@ -180,8 +181,7 @@ struct TierWriter<'a> {
     tier: &'a Tier,
     job: Ranges,
     rows: Rows<'a>,
-    series: Option<SeriesKey>,
-    open: Option<Gathering>,
+    windowing: Windowing,
     out: Vec<MetricRecord>,
     written: u64,
 }
@@ -193,39 +193,30 @@ impl<'a> TierWriter<'a> {
             first.zip(last).map_or((0, 0), |((start, _), (_, end))| (start, end));
         let scan = tier.store.scan(&SeriesFilter::any(), range(start_ms, end_ms)?);
         let rows = Rows::new(scan, tier.width_ms);
-        Ok(Self { tier, job, rows, series: None, open: None, out: Vec::new(), written: 0 })
+        let windowing = Windowing::new(tier.width_ms);
+        Ok(Self { tier, job, rows, windowing, out: Vec::new(), written: 0 })
     }
 
     async fn push(&mut self, batch: &SeriesSamples) -> Result<()> {
-        if self.series.as_ref() != Some(&batch.series) {
-            self.close_window().await?;
-            self.series = Some(batch.series.clone());
-        }
-        for Sample { timestamp, value, .. } in &batch.samples {
-            let ms = floor_ms(*timestamp);
-            let start_ms = window_start_ms(ms, self.tier.width_ms);
-            if self.open.as_ref().is_none_or(|open| open.start_ms != start_ms) {
-                self.close_window().await?;
-                self.open = Some(Gathering::new(start_ms, ms));
-            }
-            if let Some(open) = &mut self.open {
-                open.push(ms, *value);
+        for sample in &batch.samples {
+            if let Some((series, window)) = self.windowing.push(&batch.series, sample) {
+                self.add(&series, &window).await?;
             }
         }
         Ok(())
     }
 
-    /// Writes the row of the open window, unless it stands there already.
-    async fn close_window(&mut self) -> Result<()> {
-        let (Some(open), Some(series)) = (self.open.take(), &self.series) else { return Ok(()) };
-        let Some(rollup) = open.finish().filter(|_| self.job.contains(open.start_ms)) else {
+    /// Writes the row of a window, unless it stands there already.
+    async fn add(&mut self, series: &SeriesKey, window: &Gathering) -> Result<()> {
+        let start_ms = window.start_ms;
+        let Some(rollup) = window.finish().filter(|_| self.job.contains(start_ms)) else {
             return Ok(());
         };
-        let before = self.rows.find(series, open.start_ms).await?.and_then(|row| row.rollup);
+        let before = self.rows.find(series, start_ms).await?.and_then(|row| row.rollup);
         if before.is_some_and(|before| is_settled(&before, &rollup)) {
             return Ok(());
         }
-        rollup.write(series, open.start_ms, &mut self.out);
+        rollup.write(series, start_ms, self.tier.width_ms, &mut self.out);
         self.written += 1;
         if self.out.len() >= BATCH_SAMPLES {
             self.tier.store.write_batch(&self.out).await?;
@@ -235,7 +226,9 @@ impl<'a> TierWriter<'a> {
     }
 
     async fn finish(mut self) -> Result<u64> {
-        self.close_window().await?;
+        if let Some((series, window)) = self.windowing.finish() {
+            self.add(&series, &window).await?;
+        }
         self.tier.store.write_batch(&self.out).await?;
         Ok(self.written)
     }

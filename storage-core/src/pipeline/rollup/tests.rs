@@ -12,8 +12,7 @@ use std::sync::atomic::{AtomicI64, Ordering::SeqCst};
 use self::mortal::{Life, Mortal};
 use super::*;
 use crate::InMemory;
-use crate::metrics::SeriesKey;
-use crate::metrics::WindowBuilder;
+use crate::metrics::{MetricRecord, SeriesFilter, SeriesKey, SeriesWindows, WindowBuilder};
 
 /// Widths of the tiers in these tests, in seconds.
 const WIDTHS_S: [u64; 3] = [2, 10, 60];
@@ -151,6 +150,12 @@ async fn check(store: &Rolled, oracle: &Oracle, range: TimeRange, width_ms: i64)
     assert_eq!(at_ms, range.end_ms(), "{:?}", found.stretches);
     let expected = oracle.windows(&answered, width_ms);
     assert_eq!(found.series, expected, "{range:?} by {width_ms} ms: {:?}", found.stretches);
+    // One series is read another way than several.
+    let one = SeriesFilter::exact("web-0", "cpu").unwrap();
+    let of_one = store.rolled_windows(&one, range, width).await.unwrap();
+    let expected: Vec<_> =
+        expected.into_iter().filter(|found| one.matches_key(&found.series)).collect();
+    assert_eq!((of_one.series, &of_one.stretches), (expected, &found.stretches));
     found.stretches
 }
 

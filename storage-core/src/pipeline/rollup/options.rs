@@ -1,0 +1,120 @@
+//! Which rollups are kept, and how.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::metrics::StorageBackend;
+
+/// Rollups of one width, and the store in which they are kept, which holds nothing else.
+#[derive(Clone)]
+pub struct RollupTier {
+    pub(super) width: Duration,
+    pub(super) store: Arc<dyn StorageBackend>,
+}
+
+impl RollupTier {
+    /// Five minutes, an hour and a day.
+    pub const DEFAULT_WIDTHS: [Duration; 3] =
+        [Duration::from_secs(300), Duration::from_secs(3600), Duration::from_secs(86_400)];
+
+    /// Keeps rollups of windows `width` wide in `store`.
+    pub fn new(width: Duration, store: Arc<dyn StorageBackend>) -> Self {
+        Self { width, store }
+    }
+
+    /// How wide its windows are.
+    pub const fn width(&self) -> Duration {
+        self.width
+    }
+
+    /// Where they are kept.
+    pub fn store(&self) -> &Arc<dyn StorageBackend> {
+        &self.store
+    }
+}
+
+impl std::fmt::Debug for RollupTier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RollupTier")
+            .field("width", &self.width)
+            .field("store", &self.store.name())
+            .finish()
+    }
+}
+
+/// Options of [`Rolled`].
+#[derive(Clone)]
+pub struct RollupOptions {
+    pub(super) delay: Duration,
+    pub(super) lease: Duration,
+    pub(super) settle: Duration,
+    pub(super) wait_max: Duration,
+    pub(super) clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+}
+
+impl std::fmt::Debug for RollupOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { delay, lease, settle, wait_max, clock: _ } = self;
+        f.debug_struct("RollupOptions")
+            .field("delay", delay)
+            .field("lease", lease)
+            .field("settle", settle)
+            .field("wait_max", wait_max)
+            .finish()
+    }
+}
+
+impl Default for RollupOptions {
+    fn default() -> Self {
+        Self {
+            delay: Duration::from_secs(300),
+            lease: Duration::from_secs(30),
+            settle: Duration::from_millis(200),
+            wait_max: Duration::from_secs(90),
+            clock: Arc::new(Utc::now),
+        }
+    }
+}
+
+impl RollupOptions {
+    /// How long after its end a window is rolled up. Samples that come later cost a write more.
+    /// Default: 5 minutes.
+    #[must_use]
+    pub const fn with_delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// How long a process that rolls up or prunes and says nothing any more is waited for, 10 ms at
+    /// least. The clocks of the machines must agree to half of it. Default: 30 s.
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(10));
+        self
+    }
+
+    /// How long whoever rolls up or prunes waits for writes that were under way when it began.
+    /// Default: 200 ms.
+    #[must_use]
+    pub const fn with_settle(mut self, settle: Duration) -> Self {
+        self.settle = settle;
+        self
+    }
+
+    /// How long a call waits for another process before it says `Busy`; longer than the lease, or
+    /// what somebody left behind is not cleared up. Default: 90 s.
+    #[must_use]
+    pub const fn with_wait_max(mut self, wait_max: Duration) -> Self {
+        self.wait_max = wait_max;
+        self
+    }
+
+    /// Says what time it is, for `delay` and for ages. Default: the clock of the machine.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(clock);
+        self
+    }
+}
