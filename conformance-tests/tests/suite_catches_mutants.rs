@@ -28,7 +28,7 @@ fn main() {
         .map(|(bug, case)| Trial::test(format!("bug::{bug:?}"), move || is_caught(*bug, case)));
     let cases = table()
         .into_iter()
-        .filter(|case| !matches!(case.needs, Need::History | Need::Events))
+        .filter(|case| !has_own_mutants(case))
         .map(|case| Trial::test(format!("case::{}", case.name), move || catches_one(&case)));
     let sound = table().into_iter().filter(|case| fits(case, Bug::None)).map(|case| {
         Trial::test(format!("sound::{}", case.name), move || Ok(run(&case, Bug::None)?))
@@ -50,9 +50,13 @@ fn fits(case: &Case, bug: Bug) -> bool {
         Need::Nothing => true,
         Need::Has(capability) => has(capability),
         Need::Lacks(capability) => !has(capability),
-        // These have mutants of their own.
         Need::History | Need::Events | Need::Jobs => false,
     }
+}
+
+/// Whether the case is about a part that has mutants of its own.
+fn has_own_mutants(case: &Case) -> bool {
+    matches!(case.needs, Need::History | Need::Events | Need::Jobs)
 }
 
 fn is_caught(bug: Bug, case_name: &str) -> Result<(), Failed> {
