@@ -220,7 +220,7 @@ impl Broken {
             }
             Bug::RepeatsExpect if !events.is_empty() => self.check_all(&kept).await?,
             Bug::ConflictsSpread => {
-                if std::mem::take(&mut self.shared.log().conflict) {
+                if self.shared.log().conflict {
                     return Err(Error::new(ErrorKind::Conflict, "that of another caller"));
                 }
                 pause().await;

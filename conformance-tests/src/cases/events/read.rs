@@ -7,6 +7,7 @@ use storage_core::events::value::PAYLOAD_BYTES_MAX;
 use storage_core::{
     ErrorKind, EventQuery, EventStoreExt, LogExtent, Matcher, NewEvent, StreamInfo,
 };
+use tokio::task::JoinHandle;
 
 use super::{all, all_of, ev, holding, numbers, of_stream, ramp, sequences};
 use crate::data::{NOON, ODD_NAMES, at};
@@ -239,15 +240,25 @@ async fn what_is_there_need_not_be_waited_for(ctx: &Ctx) -> CaseResult {
     Ok(())
 }
 
-/// Fails unless a wait for event 3 ends soon after `append` has appended it, and not before.
-async fn waits_for(ctx: &Ctx, append: impl AsyncFnOnce() -> CaseResult) -> CaseResult {
+/// Starts to wait for event 3, and returns once it waits.
+async fn start_to_wait(ctx: &Ctx) -> Result<JoinHandle<storage_core::Result<()>>, Failure> {
     let events = std::sync::Arc::clone(ctx.events()?);
     let waiting = tokio::spawn(async move { events.wait_for(3).await });
+    still_waits(&waiting).await?;
+    Ok(waiting)
+}
+
+/// Fails if a wait ends before it should: it gets more than enough turns to do so.
+async fn still_waits(waiting: &JoinHandle<storage_core::Result<()>>) -> CaseResult {
     for _ in 0..20 {
         tokio::task::yield_now().await;
     }
     ensure!(!waiting.is_finished(), "it did not wait");
-    append().await?;
+    Ok(())
+}
+
+/// Fails unless a wait ends within a second and a half.
+async fn ends_soon(waiting: JoinHandle<storage_core::Result<()>>) -> CaseResult {
     let appended = Instant::now();
     tokio::time::timeout(Duration::from_secs(10), waiting).await???;
     let took = appended.elapsed();
@@ -257,32 +268,27 @@ async fn waits_for(ctx: &Ctx, append: impl AsyncFnOnce() -> CaseResult) -> CaseR
 
 /// A wait ends as the event is appended.
 async fn waiting_ends_with_the_append(ctx: &Ctx) -> CaseResult {
-    waits_for(ctx, async || {
-        ctx.events()?.append_all(&ramp("a", 3)).await?;
-        Ok(())
-    })
-    .await
+    let waiting = start_to_wait(ctx).await?;
+    ctx.events()?.append_all(&ramp("a", 3)).await?;
+    ends_soon(waiting).await
 }
 
 /// Also where another handle appends, within a second.
 async fn waiting_ends_with_the_append_of_another_handle(ctx: &Ctx) -> CaseResult {
     let other = ctx.open_whole().await?;
-    waits_for(ctx, async || {
-        other.events()?.append_all(&ramp("a", 3)).await?;
-        Ok(())
-    })
-    .await
+    let waiting = start_to_wait(ctx).await?;
+    other.events()?.append_all(&ramp("a", 3)).await?;
+    ends_soon(waiting).await
 }
 
 /// Earlier events do not end it.
 async fn waiting_goes_on_until_the_number_is_there(ctx: &Ctx) -> CaseResult {
     ctx.events()?.append_all(&ramp("a", 1)).await?;
-    waits_for(ctx, async || {
-        ctx.events()?.append_all(&ramp("a", 1)).await?;
-        ctx.events()?.append_all(&ramp("a", 1)).await?;
-        Ok(())
-    })
-    .await
+    let waiting = start_to_wait(ctx).await?;
+    ctx.events()?.append_all(&ramp("a", 1)).await?;
+    still_waits(&waiting).await?;
+    ctx.events()?.append_all(&ramp("a", 1)).await?;
+    ends_soon(waiting).await
 }
 
 /// Nobody waits for a store that is closed.
