@@ -51,7 +51,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         tier.store().compact().await?;
     }
     let hourly = store.tiers()[1].store().stats().await?;
-    let rows = hourly.total_metrics as f64 / 7.0;
+    let rows = hourly.total_metrics as f64 / 8.0;
     report.add("", OURS, "rollups", hourly.disk_usage_bytes as f64 / rows, "B/rollup");
     report.progress("windows");
     let latencies = windows(&store, days, options.scaled(200, 50)).await?;

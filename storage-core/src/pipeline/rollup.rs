@@ -46,7 +46,7 @@ use crate::metrics::{StorageBackend, TimeRange};
 pub use self::options::{RollupOptions, RollupTier};
 pub use self::reads::{PercentileWindow, RolledWindows, SeriesPercentiles, Stretch, WindowSource};
 pub use self::roll::RefreshReport;
-pub(super) use self::row::fields_of;
+pub(super) use self::row::FIELDS;
 pub(super) use self::turn::Turn;
 
 /// The narrowest windows of a tier, in milliseconds: whole seconds leave room for a row.

@@ -9,7 +9,7 @@ use super::{RetentionEntry, RetentionPolicy, RetentionReport, Rule};
 use crate::error::Result;
 use crate::metrics::time::{MIN_MS, floor_ms, from_ms, window_start_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, StorageBackendExt, StorageStats, TimeRange};
-use crate::pipeline::rollup::{Place, Rolled, Turn, fields_of};
+use crate::pipeline::rollup::{FIELDS, Place, Rolled, Turn};
 
 /// How often the oldest are removed until what is left is small enough.
 const STEPS_MAX: u32 = 20;
@@ -142,7 +142,7 @@ fn cutoff_by_size(
 impl Place {
     /// How many samples of the store make what is counted.
     fn row_samples(&self) -> u64 {
-        if self.width.is_some() { fields_of(self.align_ms) as u64 } else { 1 }
+        if self.width.is_some() { FIELDS as u64 } else { 1 }
     }
 
     fn align(&self, ms: i64) -> DateTime<Utc> {

@@ -94,7 +94,7 @@ async fn each_is_kept_as_long_as_the_policy_says() {
     assert_eq!(done.entries[1].before, Some(from_ms(10 * DAY_MS)));
     assert_eq!((done.entries[2].rows_removed, done.entries[2].before), (0, None));
     assert_eq!((done.rows_removed(), done.bytes_freed() > 0), (43 * 48, true));
-    assert_eq!(counts(&stores).await, [7 * 48, 23 * 48 * 7, 33 * 2 * 7]);
+    assert_eq!(counts(&stores).await, [7 * 48, 23 * 48 * 8, 33 * 2 * 8]);
 
     // Every day is answered, whatever is left of it.
     let found = store.rolled_windows(&SeriesFilter::any(), TimeRange::all(), DAY).await.unwrap();

@@ -16,7 +16,7 @@ use futures_util::TryStreamExt;
 use super::gather::{Gathering, Windowing};
 use super::ranges::{Ranges, align_up};
 use super::roll::{range, roll};
-use super::row::{Pending, Rollup, Row, Rows, fields_of};
+use super::row::{FIELDS, Pending, Rollup, Row, Rows};
 use super::turn::Turn;
 use super::view::{Phase, View};
 use super::{Stores, Tier};
@@ -136,7 +136,7 @@ impl Turn {
         })
         .await?;
         let pruning = tier.store.prune_before(from_ms(floor_ms));
-        Ok(self.lease.keeping(pruning).await? / fields_of(width_ms) as u64)
+        Ok(self.lease.keeping(pruning).await? / FIELDS as u64)
     }
 }
 
@@ -266,7 +266,7 @@ async fn fold(tier: &Tier, view: &View) -> Result<()> {
             continue;
         };
         match pending.after {
-            Some(after) => after.write(&series, row.start_ms, tier.width_ms, &mut out),
+            Some(after) => after.write(&series, row.start_ms, &mut out),
             None => out.push(Row::clear(&series, row.start_ms)),
         }
         if out.len() >= BATCH_SAMPLES {

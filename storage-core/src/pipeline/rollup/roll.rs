@@ -216,7 +216,7 @@ impl<'a> TierWriter<'a> {
         if before.is_some_and(|before| is_settled(&before, &rollup)) {
             return Ok(());
         }
-        rollup.write(series, start_ms, self.tier.width_ms, &mut self.out);
+        rollup.write(series, start_ms, &mut self.out);
         self.written += 1;
         if self.out.len() >= BATCH_SAMPLES {
             self.tier.store.write_batch(&self.out).await?;

@@ -1,9 +1,9 @@
 //! What is kept of a window of a series, and how it stands in the store of its tier.
 //!
-//! A row is seven samples of a series of the same names, in the first seven milliseconds of its
+//! A row is eight samples of a series of the same names, in the first eight milliseconds of its
 //! window: the store keeps numbers well, and everything of a row is written in one batch. The first
-//! of them, the count, may carry what the row becomes when a prune is over; see `prune`. Both times,
-//! counted from the start of the window, are one number, unless the window is too wide for that.
+//! of them, the count, may carry what the row becomes when a prune is over; see `prune`. Times are
+//! counted from the start of the window, so that they are small numbers among others.
 
 use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
@@ -15,19 +15,10 @@ use crate::metrics::{
     Accumulator, MetricAggregation, MetricRecord, Sample, ScanStream, SeriesKey, SeriesSamples,
 };
 
-/// The most samples that make a row.
-const FIELDS_MAX: usize = 8;
+/// How many samples make a row.
+pub(in crate::pipeline) const FIELDS: usize = 8;
 const COUNT: usize = 0;
 const SUM: usize = 1;
-
-/// The square of this is the last whole number up to which an `f64` has every one: so wide is a window,
-/// in milliseconds, of which two times are one number.
-const PACKED_WIDTH_MS_MAX: i64 = 94_906_265;
-
-/// How many samples make a row of a window of this width.
-pub(in crate::pipeline) const fn fields_of(width_ms: i64) -> usize {
-    if width_ms <= PACKED_WIDTH_MS_MAX { 7 } else { 8 }
-}
 
 /// What is known of the samples of a window; of one sample at least.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -77,24 +68,13 @@ impl Rollup {
         }
     }
 
-    /// Appends the samples of the row of the window of this width that starts there.
-    pub(super) fn write(
-        &self,
-        series: &SeriesKey,
-        start_ms: i64,
-        width_ms: i64,
-        out: &mut Vec<MetricRecord>,
-    ) {
+    /// Appends the samples of the row of the window that starts there.
+    pub(super) fn write(&self, series: &SeriesKey, start_ms: i64, out: &mut Vec<MetricRecord>) {
         let sum = if self.sum.is_finite() { self.sum } else { 0.0 };
         let [min, max, first, last] = [self.min, self.max, self.first, self.last];
-        let (first_ms, last_ms) = (self.first_ms - start_ms, self.last_ms - start_ms);
-        let count = fields_of(width_ms);
-        let times = match count {
-            FIELDS_MAX => [first_ms as f64, last_ms as f64],
-            _ => [(last_ms * width_ms + first_ms) as f64, 0.0],
-        };
+        let times = [self.first_ms - start_ms, self.last_ms - start_ms].map(|ms| ms as f64);
         let fields = [self.count as f64, sum, min, max, first, last, times[0], times[1]];
-        for (field, value) in fields.into_iter().take(count).enumerate() {
+        for (field, value) in fields.into_iter().enumerate() {
             let mut record = record(series, start_ms, field, value);
             if field == SUM && self.sum.is_infinite() {
                 record.metadata = Some(Value::from(self.sum.to_string()));
@@ -170,9 +150,7 @@ fn anchor_ms(start_ms: i64) -> i64 {
 pub(super) struct Decoder {
     width_ms: i64,
     start_ms: i64,
-    fields: [f64; FIELDS_MAX],
-    /// A bit for each field that a row has.
-    whole: u8,
+    fields: [f64; FIELDS],
     /// A bit for each field that was there.
     seen: u8,
     infinite: Option<f64>,
@@ -181,8 +159,8 @@ pub(super) struct Decoder {
 
 impl Decoder {
     pub(super) fn new(width_ms: i64) -> Self {
-        let (fields, whole) = ([0.0; FIELDS_MAX], u8::MAX >> (FIELDS_MAX - fields_of(width_ms)));
-        Self { width_ms, start_ms: 0, fields, whole, seen: 0, infinite: None, pending: None }
+        let fields = [0.0; FIELDS];
+        Self { width_ms, start_ms: 0, fields, seen: 0, infinite: None, pending: None }
     }
 
     /// Takes the next sample, and returns the row before if this one is of another.
@@ -222,37 +200,26 @@ impl Decoder {
 
     /// Returns the last row.
     pub(super) fn finish(&mut self) -> Result<Option<Row>> {
-        let [count, sum, min, max, first, last, ..] = self.fields;
+        let [count, sum, min, max, first, last, first_ms, last_ms] = self.fields;
         let rollup = match self.seen {
             0 => return Ok(None),
             // Not even a row yet, or one of no sample.
-            seen if count == 0.0 && (seen == 1 || seen == self.whole) => None,
-            seen if seen == self.whole => Some(Rollup {
+            1 | u8::MAX if count == 0.0 => None,
+            u8::MAX => Some(Rollup {
                 count: count as u64,
                 sum: self.infinite.unwrap_or(sum),
                 min,
                 max,
                 first,
                 last,
-                first_ms: self.start_ms + self.times().0,
-                last_ms: self.start_ms + self.times().1,
+                first_ms: self.start_ms + first_ms as i64,
+                last_ms: self.start_ms + last_ms as i64,
             }),
             _ => return Err(corrupt("a part of a rollup is missing")),
         };
         let row = Row { start_ms: self.start_ms, rollup, pending: self.pending };
         (self.seen, self.infinite, self.pending) = (0, None, None);
         Ok(Some(row))
-    }
-}
-
-impl Decoder {
-    /// When the first and the last sample were, counted from the start of the window.
-    fn times(&self) -> (i64, i64) {
-        let [.., first, last] = self.fields.map(|field| field as i64);
-        match fields_of(self.width_ms) {
-            FIELDS_MAX => (first, last),
-            _ => (first % self.width_ms, first / self.width_ms),
-        }
     }
 }
 
@@ -336,7 +303,7 @@ impl<'a> Rows<'a> {
     }
 
     fn decode(&mut self, samples: &[Sample]) -> Result<Vec<Row>> {
-        let mut rows = Vec::with_capacity(samples.len() / fields_of(self.width_ms) + 1);
+        let mut rows = Vec::with_capacity(samples.len() / FIELDS + 1);
         for sample in samples {
             rows.extend(self.decoder.push(sample)?);
         }
@@ -378,7 +345,7 @@ mod tests {
         for no in -700..700 {
             let start_ms = no * WIDTH_MS;
             let one = rollup(start_ms, &[(start_ms + 3, no as f64), (start_ms + 999, 0.5)]);
-            one.write(&a, start_ms, WIDTH_MS, &mut records);
+            one.write(&a, start_ms, &mut records);
             expected.push((a.clone(), Row { start_ms, rollup: Some(one), pending: None }));
         }
         let (huge, low) = (f64::MAX, -f64::MAX);
@@ -387,7 +354,7 @@ mod tests {
         {
             let one = rollup(start_ms, &samples);
             assert!(one.sum.is_infinite());
-            one.write(&b, start_ms, WIDTH_MS, &mut records);
+            one.write(&b, start_ms, &mut records);
             expected.push((b.clone(), Row { start_ms, rollup: Some(one), pending: None }));
         }
         let after = Some(rollup(5000, &[(5000, huge), (5001, huge)]));
@@ -410,11 +377,10 @@ mod tests {
     async fn what_is_no_row_is_refused() {
         let series = SeriesKey::new("a", "m");
         let mut whole = Vec::new();
-        rollup(0, &[(0, 1.0)]).write(&series, 0, WIDTH_MS, &mut whole);
+        rollup(0, &[(0, 1.0)]).write(&series, 0, &mut whole);
         let strange = [
-            whole[..6].to_vec(),
+            whole[..7].to_vec(),
             vec![record(&series, 0, 8, 1.0)],
-            vec![record(&series, 0, 7, 1.0)],
             vec![record(&series, 0, 0, 1.0).with_metadata(serde_json::json!({"turn": 1}))],
             vec![record(&series, 0, 1, 1.0).with_metadata(serde_json::json!("nan"))],
         ];
@@ -422,27 +388,6 @@ mod tests {
             let store = InMemory::new();
             store.write_batch(&records).await.unwrap();
             assert_eq!(rows_of(&store).await.unwrap_err().kind(), ErrorKind::Corrupt);
-        }
-    }
-
-    #[test]
-    fn both_times_come_back_of_windows_of_any_width() {
-        let series = SeriesKey::new("a", "m");
-        let narrowest_apart = (PACKED_WIDTH_MS_MAX / 1000 + 1) * 1000;
-        for width_ms in [1000, 86_400_000, PACKED_WIDTH_MS_MAX, narrowest_apart, 604_800_000] {
-            for times in [(0, 0), (0, width_ms - 1), (width_ms - 1, width_ms - 1), (5, 7)] {
-                let start_ms = -3 * width_ms;
-                let samples = [(start_ms + times.0, 1.0), (start_ms + times.1, 2.0)];
-                let (one, mut records) = (rollup(start_ms, &samples), Vec::new());
-                one.write(&series, start_ms, width_ms, &mut records);
-                assert_eq!(records.len(), fields_of(width_ms));
-                let mut decoder = Decoder::new(width_ms);
-                for record in &records {
-                    assert_eq!(decoder.push(&record.to_sample()).unwrap(), None);
-                }
-                let row = Row { start_ms, rollup: Some(one), pending: None };
-                assert_eq!(decoder.finish().unwrap(), Some(row));
-            }
         }
     }
 

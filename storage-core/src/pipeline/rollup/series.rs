@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::Tier;
 use super::ranges::align_up;
 use super::roll::range;
-use super::row::{Decoder, Row, fields_of};
+use super::row::{Decoder, FIELDS, Row};
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{SeriesFilter, StorageBackend, TimeRange};
 
@@ -64,7 +64,7 @@ async fn decoded(
     let (mut rows, mut decoder) = (Vec::new(), Decoder::new(width_ms));
     let mut scan = store.scan(&filter, part);
     while let Some(batch) = scan.try_next().await? {
-        rows.reserve(batch.samples.len() / fields_of(width_ms) + 1);
+        rows.reserve(batch.samples.len() / FIELDS + 1);
         for sample in &batch.samples {
             rows.extend(decoder.push(sample)?);
         }
