@@ -36,9 +36,10 @@ impl Fixture for Rollups {
         let stores = [five_minutes, hour, day];
         let tiers = RollupTier::DEFAULT_WIDTHS.into_iter().zip(stores);
         let tiers = tiers.map(|(width, store)| RollupTier::new(width, store)).collect();
-        // Cases prune often, and have a minute. All times are over, also those to come.
+        // Cases prune often, and have a minute; less would take a busy machine for writers that are
+        // too slow for a prune. All times are over, also those to come.
         let options = RollupOptions::default()
-            .with_settle(Duration::from_millis(20))
+            .with_settle(Duration::from_millis(100))
             .with_clock(|| DateTime::<Utc>::MAX_UTC);
         let store = Rolled::open_with(raw, tiers, control, options).await?;
         Ok(Arc::new(Refreshing { store, refreshes: self.refreshes }))
