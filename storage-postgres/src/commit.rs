@@ -288,7 +288,7 @@ impl Committing {
     /// Leaves the connection as it should be after an error, and says whether to try again.
     async fn settle(&mut self, store: &Store, error: &Error) -> bool {
         let was_new = self.link.as_ref().is_none_or(|link| link.is_new);
-        if is_unusable(error) || error.outcome() == Outcome::Unknown {
+        if !may_keep_connection(error) {
             self.link = None;
         } else if let Some(link) = &self.link
             && store.server.in_time(query(&link.connection, "ROLLBACK")).await.is_err()
@@ -432,8 +432,10 @@ impl Committing {
                 Ok(tokio::join!(connection.simple_query(&begin), connection.copy_in(copy)))
             };
             let (begun, sink) = server.in_time(both).await?;
-            self.check_generation(&begun.map_err(from_pg)?)?;
-            (sink.map_err(from_pg)?, Vec::new())
+            // Both before what may be tried again on this connection: see `may_keep_connection`.
+            let (begun, sink) = (begun.map_err(from_pg)?, sink.map_err(from_pg)?);
+            self.check_generation(&begun)?;
+            (sink, Vec::new())
         } else {
             let begun = server.in_time(query(connection, &begin)).await?;
             self.check_generation(&begun)?;
@@ -520,6 +522,24 @@ async fn link(store: &Store) -> Result<Link> {
     let copy = connection.prepare(COPY).await.map_err(from_pg)?;
     let count = connection.prepare(COUNT_DAYS).await.map_err(from_pg)?;
     Ok(Link { connection, copy, count, pending: None, values: None, events: None, is_new: true })
+}
+
+/// Whether a connection is as it should be after this error and a `ROLLBACK`: where rows that were
+/// sent were refused, and where nothing was wrong but what we knew.
+///
+/// After a COPY that could not even begin (a lock that was not had, a transaction that had failed) it
+/// is not: the driver ends such a COPY once more than the server expects, takes the answer to that
+/// for the answer to the next statement, and so on.
+fn may_keep_connection(error: &Error) -> bool {
+    let state = sqlstate(error);
+    matches!(state, Some(UNIQUE_VIOLATION | NO_PARTITION)) || state.is_none() && is_ours(error)
+}
+
+/// Whether it was not the server or the way to it that failed.
+fn is_ours(error: &Error) -> bool {
+    std::error::Error::source(error).is_none()
+        && !is_unusable(error)
+        && error.outcome() == Outcome::NotApplied
 }
 
 async fn prepare_pending(connection: &Connection) -> Result<Pending> {
