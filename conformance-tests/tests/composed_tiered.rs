@@ -41,7 +41,7 @@ impl Fixture for Tiers {
         let tier = |name: &str| Arc::new(InMemory::open(&format!("{location}_{name}")));
         let [hot, cold, control] = TIERS.map(tier);
         // Cases compact often, and have a minute.
-        let options = TieredOptions::default().with_settle(Duration::from_millis(20));
+        let options = TieredOptions::default().with_settle(Duration::from_millis(60));
         let store = Tiered::open_with(hot, cold, control, options).await?;
         Ok(Arc::new(Archiving { store, archives: self.archives }))
     }

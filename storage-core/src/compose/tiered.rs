@@ -114,7 +114,8 @@ struct Tiers {
 /// [`TieredOptions::with_wait_max`]. One thing is left to luck: if a *late* batch takes longer than
 /// [`TieredOptions::with_settle`], in the moment in which an archiver closes the same window, its newer
 /// part shows before its older part; and if its process is killed before it was
-/// acknowledged, the older part may be missing for good.
+/// acknowledged, the older part may be missing for good. What such a batch writes again is there again,
+/// also where somebody pruned it meanwhile.
 ///
 /// # Errors
 /// Those of the tiers and of the control store; `Busy` where a move took longer than a call waits.
@@ -241,12 +242,14 @@ impl Tiered {
     }
 
     /// Returns a view that is so new that a move which closed since still waits for late writes.
-    async fn seen_lately(&self) -> Result<View> {
-        let (view, looked) = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if looked.elapsed() < self.tiers.options.settle / 4 {
-            return Ok(view);
+    /// With it when it was read, or a moment before.
+    async fn seen_lately(&self) -> Result<(View, Instant)> {
+        let seen = *self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.1.elapsed() < self.tiers.options.settle / 4 {
+            return Ok(seen);
         }
-        self.look().await
+        let looked = Instant::now();
+        Ok((self.look().await?, looked))
     }
 
     /// Looks at the view again, and remembers it.
@@ -314,14 +317,18 @@ impl StorageBackend for Tiered {
             earliest_ms < view.cutoff_ms && matches!(view.phase, Phase::Closing | Phase::Moving)
         };
         let deadline = Instant::now() + self.tiers.options.wait_max;
-        let mut before = self.seen_lately().await?;
+        let (mut before, mut looked) = self.seen_lately().await?;
         let mut outcome = Outcome::NotApplied;
         loop {
             while is_late(&before) {
-                before = self.wait_past(before, deadline).await.map_err(in_doubt(outcome))?;
+                self.wait_past(before, deadline).await.map_err(in_doubt(outcome))?;
+                looked = Instant::now();
+                before = self.look().await.map_err(in_doubt(outcome))?;
             }
             self.tiers.hot.write_batch(records).await.map_err(in_doubt(outcome))?;
+            let landed = looked.elapsed();
             outcome = Outcome::Unknown;
+            looked = Instant::now();
             let mut after = self.look().await.map_err(in_doubt(outcome))?;
             // What was written beside a prune shows when the prune is over.
             if after.phase == Phase::Pruning && earliest_ms < after.cutoff_ms {
@@ -329,7 +336,7 @@ impl StorageBackend for Tiered {
             }
             // A move that closed meanwhile may remove it without having copied it.
             let untouched = after.moves == before.moves || earliest_ms >= after.cold_end_ms;
-            if untouched && !is_late(&after) {
+            if after.waited_for(landed) || untouched && !is_late(&after) {
                 return Ok(());
             }
             before = after;

@@ -130,7 +130,8 @@ impl Moving {
 
     async fn turn(&mut self, phase: Phase, cutoff_ms: i64) -> Result<()> {
         self.lease.keep().await?;
-        let view = self.view.turned(phase, cutoff_ms);
+        let settle_ms = u64::try_from(self.tiers.options.settle.as_millis()).unwrap_or(u64::MAX);
+        let view = self.view.turned(phase, cutoff_ms, settle_ms);
         let published = self.tiers.control.publish(&view).await;
         // It may stand there all the same: the next one must not have the same number.
         self.view = if published.is_ok() { view } else { self.tiers.control.view().await? };
