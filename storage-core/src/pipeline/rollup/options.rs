@@ -44,7 +44,7 @@ impl std::fmt::Debug for RollupTier {
     }
 }
 
-/// Options of [`Rolled`].
+/// Options of [`Rolled`](super::Rolled).
 #[derive(Clone)]
 pub struct RollupOptions {
     pub(super) delay: Duration,
