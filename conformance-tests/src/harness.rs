@@ -26,6 +26,9 @@ pub type Store = Arc<dyn StorageBackend>;
 /// How long a case may take before it counts as hung.
 pub const CASE_TIME_MAX: Duration = Duration::from_secs(60);
 
+/// How long closing may take afterwards: an object store that is slow has many files to write.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// What a backend supplies: how to open a named location, and how to destroy it.
 ///
 /// A location's name consists of lower-case letters, digits and underscores, starts with a
@@ -372,7 +375,7 @@ fn probe(fixture: &Arc<dyn Fixture>) -> std::result::Result<Offer, Failure> {
 /// Why the case failed: an unmet expectation, a panic, or more than `time_max`.
 pub fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, time_max: Duration) -> CaseResult {
     let (fixture, case) = (Arc::clone(fixture), *case);
-    within(time_max + Duration::from_secs(30), async move {
+    within(time_max + 2 * CLOSE_TIME_MAX, async move {
         let location = fresh_location();
         let ctx = Ctx::new(Arc::clone(&fixture), location.clone(), case.layout).await?;
         let ctx = Arc::new(ctx);
@@ -391,7 +394,7 @@ pub fn run_case(fixture: &Arc<dyn Fixture>, case: &Case, time_max: Duration) -> 
             }
         };
         let elsewhere_count = ctx.locations_used.load(Ordering::Relaxed);
-        let closed = tokio::time::timeout(Duration::from_secs(10), ctx.store.close()).await;
+        let closed = tokio::time::timeout(CLOSE_TIME_MAX, ctx.store.close()).await;
         drop(ctx);
         let destroyed = Ctx::destroy(&*fixture, &location, elsewhere_count).await;
         result?;
