@@ -13,6 +13,7 @@ pub mod listing;
 pub mod pipeline;
 pub mod refusal;
 pub mod schedule;
+pub mod stored;
 
 pub use backend::JobStore;
 pub use claim::Claim;

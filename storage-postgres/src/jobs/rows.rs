@@ -2,11 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::ClientWrapper;
+use storage_core::jobs::stored;
 use storage_core::metrics::time::{floor_ms, from_ms};
-use storage_core::{
-    Ended, Error, ErrorKind, Execution, ExecutionStatus, Job, LastRun, Lease, Pipeline, Result,
-    Schedule,
-};
+use storage_core::{Error, Execution, Job, Pipeline, Result};
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
@@ -163,31 +161,15 @@ pub(super) fn job_of(row: &Row) -> Result<Job> {
     let columns = Columns(row);
     let id: String = columns.get(0)?;
     let read = || {
-        let schedule = Schedule::parse(columns.get(3)?).map_err(|error| {
-            corrupt("a stored schedule is no cron expression").with_source(error)
-        })?;
-        let last_run = match (columns.time(6)?, columns.get::<Option<&str>>(7)?) {
-            (Some(started_at), Some(result)) => {
-                let result = result.parse().map_err(|_| corrupt("a stored result is none"))?;
-                Some(LastRun { started_at, result })
-            }
-            _ => None,
-        };
-        let lease = match (columns.get(8)?, columns.get(9)?, columns.time(10)?) {
-            (Some(execution_id), Some(worker), Some(until)) => {
-                Some(Lease { execution_id, worker, until })
-            }
-            _ => None,
-        };
         Ok(Job {
             id: id.clone(),
             name: columns.get(1)?,
             pipeline: columns.get(2)?,
-            schedule,
+            schedule: stored::schedule(columns.get(3)?)?,
             enabled: columns.get(4)?,
             next_run: columns.time(5)?,
-            last_run,
-            lease,
+            last_run: stored::last_run(columns.time(6)?, columns.get(7)?)?,
+            lease: stored::lease(columns.get(8)?, columns.get(9)?, columns.time(10)?),
             version: columns.get::<i64>(11)?.cast_unsigned(),
             created_at: columns.some_time(12)?,
             updated_at: columns.some_time(13)?,
@@ -216,23 +198,12 @@ pub(super) fn execution_of(row: &Row) -> Result<Execution> {
     let columns = Columns(row);
     let id: String = columns.get(0)?;
     let read = || {
-        let status: ExecutionStatus =
-            columns.get::<&str>(5)?.parse().map_err(|_| corrupt("a stored status is none"))?;
-        let ended = match (status, columns.time(4)?) {
-            (ExecutionStatus::Running, _) => None,
-            (ExecutionStatus::Ended(_), None) => {
-                return Err(corrupt("an execution has ended and does not say when"));
-            }
-            (ExecutionStatus::Ended(result), Some(at)) => {
-                Some(Ended { at, result, error: columns.get(6)? })
-            }
-        };
         Ok(Execution {
             id: id.clone(),
             job_id: columns.get(1)?,
             pipeline: columns.get(2)?,
             started_at: columns.some_time(3)?,
-            ended,
+            ended: stored::ended(columns.get(5)?, columns.time(4)?, columns.get(6)?)?,
             context: to_optional_value(row, 7)?,
             steps: to_optional_value(row, 8)?,
             triggered_by: columns.get(9)?,
@@ -243,10 +214,6 @@ pub(super) fn execution_of(row: &Row) -> Result<Execution> {
         })
     };
     read().map_err(|error: Error| error.with_context("execution", &id))
-}
-
-fn corrupt(problem: &'static str) -> Error {
-    Error::new(ErrorKind::Corrupt, problem)
 }
 
 /// The columns of a row, with the contract's errors.

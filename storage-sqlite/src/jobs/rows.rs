@@ -4,11 +4,9 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
+use storage_core::jobs::stored;
 use storage_core::metrics::time::{floor_ms, from_ms};
-use storage_core::{
-    Ended, Error, ErrorKind, Execution, ExecutionStatus, Job, LastRun, Lease, Pipeline, Result,
-    Schedule,
-};
+use storage_core::{Error, ErrorKind, Execution, Job, Pipeline, Result};
 
 use crate::error::from_sqlx;
 
@@ -127,31 +125,15 @@ pub(crate) fn job_of(row: &SqliteRow) -> Result<Job> {
     let columns = Columns(row);
     let id: String = columns.get(0)?;
     let read = || {
-        let schedule = Schedule::parse(columns.get(3)?).map_err(|error| {
-            corrupt("a stored schedule is no cron expression").with_source(error)
-        })?;
-        let last_run = match (columns.time(6)?, columns.get::<Option<&str>>(7)?) {
-            (Some(started_at), Some(result)) => {
-                let result = result.parse().map_err(|_| corrupt("a stored result is none"))?;
-                Some(LastRun { started_at, result })
-            }
-            _ => None,
-        };
-        let lease = match (columns.get(8)?, columns.get(9)?, columns.time(10)?) {
-            (Some(execution_id), Some(worker), Some(until)) => {
-                Some(Lease { execution_id, worker, until })
-            }
-            _ => None,
-        };
         Ok(Job {
             id: id.clone(),
             name: columns.get(1)?,
             pipeline: columns.get(2)?,
-            schedule,
+            schedule: stored::schedule(columns.get(3)?)?,
             enabled: columns.get(4)?,
             next_run: columns.time(5)?,
-            last_run,
-            lease,
+            last_run: stored::last_run(columns.time(6)?, columns.get(7)?)?,
+            lease: stored::lease(columns.get(8)?, columns.get(9)?, columns.time(10)?),
             version: columns.get::<i64>(11)?.cast_unsigned(),
             created_at: from_ms(columns.get(12)?),
             updated_at: from_ms(columns.get(13)?),
@@ -180,23 +162,12 @@ pub(crate) fn execution_of(row: &SqliteRow) -> Result<Execution> {
     let columns = Columns(row);
     let id: String = columns.get(0)?;
     let read = || {
-        let status: ExecutionStatus =
-            columns.get::<&str>(5)?.parse().map_err(|_| corrupt("a stored status is none"))?;
-        let ended = match (status, columns.time(4)?) {
-            (ExecutionStatus::Running, _) => None,
-            (ExecutionStatus::Ended(_), None) => {
-                return Err(corrupt("an execution has ended and does not say when"));
-            }
-            (ExecutionStatus::Ended(result), Some(at)) => {
-                Some(Ended { at, result, error: columns.get(6)? })
-            }
-        };
         Ok(Execution {
             id: id.clone(),
             job_id: columns.get(1)?,
             pipeline: columns.get(2)?,
             started_at: from_ms(columns.get(3)?),
-            ended,
+            ended: stored::ended(columns.get(5)?, columns.time(4)?, columns.get(6)?)?,
             context: columns.get::<Option<&str>>(7)?.map(json_of).transpose()?,
             steps: columns.get::<Option<&str>>(8)?.map(json_of).transpose()?,
             triggered_by: columns.get(9)?,
@@ -210,12 +181,9 @@ pub(crate) fn execution_of(row: &SqliteRow) -> Result<Execution> {
 }
 
 fn json_of(text: &str) -> Result<Value> {
-    serde_json::from_str(text)
-        .map_err(|error| corrupt("a stored value is no JSON").with_source(error))
-}
-
-fn corrupt(problem: &'static str) -> Error {
-    Error::new(ErrorKind::Corrupt, problem)
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "a stored value is no JSON").with_source(error)
+    })
 }
 
 /// The columns of a row, with the contract's errors.
