@@ -1,20 +1,18 @@
 //! The contract over `Tiered`: with everything hot, with everything archived wherever a case compacts,
 //! and with the older half archived, so that late samples lie over cold ones.
 
+mod upkeep;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use chrono::{DateTime, Utc};
 use conformance_tests::{Fixture, Store};
 use storage_core::compose::{Tiered, TieredOptions};
 use storage_core::metrics::time::{floor_ms, from_ms};
 use storage_core::pipeline::{ArchiveOptions, archive};
-use storage_core::{
-    Capabilities, CheckReport, Health, InMemory, MetricAggregation, MetricRecord, Result,
-    ScanStream, SeriesFilter, SeriesInfo, SeriesSamples, SeriesWindows, StorageBackend,
-    StorageStats, TimeRange,
-};
+use storage_core::{InMemory, Result, StorageBackend};
+use upkeep::{Kept, Upkeep};
 
 /// How much of the hot tier `compact` archives.
 #[derive(Clone, Copy, PartialEq)]
@@ -43,7 +41,7 @@ impl Fixture for Tiers {
         // Cases compact often, and have a minute.
         let options = TieredOptions::default().with_settle(Duration::from_millis(60));
         let store = Tiered::open_with(hot, cold, control, options).await?;
-        Ok(Arc::new(Archiving { store, archives: self.archives }))
+        Ok(Arc::new(Kept { store, upkeep: self.archives }))
     }
 
     /// `compact` archives here, and the sum of two sums may differ in its last digit from the sum
@@ -64,89 +62,25 @@ impl Fixture for Tiers {
     }
 }
 
-/// Tiers that archive whenever they are compacted.
-struct Archiving {
-    store: Tiered,
-    archives: Archives,
-}
-
-impl Archiving {
-    async fn archive(&self) -> Result<()> {
-        let stats = self.store.hot().stats().await?;
+#[async_trait]
+impl Upkeep<Tiered> for Archives {
+    async fn after_compact(&self, store: &Tiered) -> Result<()> {
+        let stats = store.hot().stats().await?;
         let (Some(oldest), Some(newest)) = (stats.oldest_metric, stats.newest_metric) else {
             return Ok(());
         };
         let (oldest, newest) = (floor_ms(oldest), floor_ms(newest));
         let span = (newest - oldest).max(1);
-        let (cutoff, width) = match self.archives {
-            Archives::Nothing => return Ok(()),
+        let (cutoff, width) = match self {
+            Self::Nothing => return Ok(()),
             // Two windows or three, which end after the newest.
-            Archives::All => (newest + span + 1, span),
-            Archives::OlderHalf => (oldest + span / 2, (span / 5).max(1)),
+            Self::All => (newest + span + 1, span),
+            Self::OlderHalf => (oldest + span / 2, (span / 5).max(1)),
         };
         // A window of any width is fine, as long as it is not wider than time.
         let width = Duration::from_millis(width.unsigned_abs().min(300_000_000_000_000));
         let options = ArchiveOptions::before(from_ms(cutoff)).with_window(width);
-        archive(&self.store, &options, |_| {}).await.map(drop)
-    }
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl StorageBackend for Archiving {
-    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        self.store.write_batch(records).await
-    }
-    async fn query_range(&self, s: &str, m: &str, range: TimeRange) -> Result<Vec<MetricRecord>> {
-        self.store.query_range(s, m, range).await
-    }
-    async fn aggregate(&self, s: &str, m: &str, range: TimeRange) -> Result<MetricAggregation> {
-        self.store.aggregate(s, m, range).await
-    }
-    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.store.prune_before(cutoff).await
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.store.stats().await
-    }
-    fn name(&self) -> &'static str {
-        self.store.name()
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
-    }
-    async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.store.series(filter).await
-    }
-    async fn latest(&self, filter: &SeriesFilter, n: usize) -> Result<Vec<SeriesSamples>> {
-        self.store.latest(filter, n).await
-    }
-    async fn windows(
-        &self,
-        filter: &SeriesFilter,
-        range: TimeRange,
-        width: Duration,
-    ) -> Result<Vec<SeriesWindows>> {
-        self.store.windows(filter, range, width).await
-    }
-    fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
-        self.store.scan(filter, range)
-    }
-    async fn flush(&self) -> Result<()> {
-        self.store.flush().await
-    }
-    async fn compact(&self) -> Result<()> {
-        self.store.compact().await?;
-        self.archive().await
-    }
-    async fn check(&self) -> Result<CheckReport> {
-        self.store.check().await
-    }
-    async fn health(&self) -> Health {
-        self.store.health().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
+        archive(store, &options, |_| {}).await.map(drop)
     }
 }
 

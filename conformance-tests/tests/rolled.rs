@@ -1,6 +1,8 @@
 //! The contract over `Rolled`: with nothing rolled up, and with everything rolled up wherever a case
 //! compacts, so that later samples are late.
 
+mod upkeep;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +10,19 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use conformance_tests::{Fixture, Store};
 use storage_core::pipeline::{Rolled, RollupOptions, RollupTier};
-use storage_core::{
-    Capabilities, CheckReport, Health, InMemory, MetricAggregation, MetricRecord, Result,
-    ScanStream, SeriesFilter, SeriesInfo, SeriesSamples, SeriesWindows, StorageBackend,
-    StorageStats, TimeRange,
-};
+use storage_core::{InMemory, Result, StorageBackend};
+use upkeep::{Kept, Upkeep};
+
+/// Whether everything is rolled up after a store was compacted.
+#[derive(Clone, Copy)]
+enum Refreshes {
+    Never,
+    Always,
+}
 
 struct Rollups {
     name: &'static str,
-    refreshes: bool,
+    refreshes: Refreshes,
 }
 
 /// A store for the samples, one for each tier, and the control store.
@@ -42,7 +48,7 @@ impl Fixture for Rollups {
             .with_settle(Duration::from_millis(100))
             .with_clock(|| DateTime::<Utc>::MAX_UTC);
         let store = Rolled::open_with(raw, tiers, control, options).await?;
-        Ok(Arc::new(Refreshing { store, refreshes: self.refreshes }))
+        Ok(Arc::new(Kept { store, upkeep: self.refreshes }))
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {
@@ -51,75 +57,20 @@ impl Fixture for Rollups {
     }
 }
 
-/// A store that rolls everything up whenever it is compacted.
-struct Refreshing {
-    store: Rolled,
-    refreshes: bool,
-}
-
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl StorageBackend for Refreshing {
-    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        self.store.write_batch(records).await
-    }
-    async fn query_range(&self, s: &str, m: &str, range: TimeRange) -> Result<Vec<MetricRecord>> {
-        self.store.query_range(s, m, range).await
-    }
-    async fn aggregate(&self, s: &str, m: &str, range: TimeRange) -> Result<MetricAggregation> {
-        self.store.aggregate(s, m, range).await
-    }
-    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        self.store.prune_before(cutoff).await
-    }
-    async fn stats(&self) -> Result<StorageStats> {
-        self.store.stats().await
-    }
-    fn name(&self) -> &'static str {
-        self.store.name()
-    }
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
-    }
-    async fn series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesInfo>> {
-        self.store.series(filter).await
-    }
-    async fn latest(&self, filter: &SeriesFilter, n: usize) -> Result<Vec<SeriesSamples>> {
-        self.store.latest(filter, n).await
-    }
-    async fn windows(
-        &self,
-        filter: &SeriesFilter,
-        range: TimeRange,
-        width: Duration,
-    ) -> Result<Vec<SeriesWindows>> {
-        self.store.windows(filter, range, width).await
-    }
-    fn scan(&self, filter: &SeriesFilter, range: TimeRange) -> ScanStream<'_> {
-        self.store.scan(filter, range)
-    }
-    async fn flush(&self) -> Result<()> {
-        self.store.flush().await
-    }
-    async fn compact(&self) -> Result<()> {
-        self.store.compact().await?;
-        if self.refreshes {
-            self.store.refresh().await?;
+impl Upkeep<Rolled> for Refreshes {
+    async fn after_compact(&self, store: &Rolled) -> Result<()> {
+        match self {
+            Self::Never => Ok(()),
+            Self::Always => store.refresh().await.map(drop),
         }
-        Ok(())
-    }
-    async fn check(&self) -> Result<CheckReport> {
-        self.store.check().await
-    }
-    async fn health(&self) -> Health {
-        self.store.health().await
-    }
-    async fn close(&self) -> Result<()> {
-        self.store.close().await
     }
 }
 
 fn main() {
     let of = |name, refreshes| -> Arc<dyn Fixture> { Arc::new(Rollups { name, refreshes }) };
-    conformance_tests::main_all(vec![of("rolled", false), of("rolled-refreshed", true)])
+    conformance_tests::main_all(vec![
+        of("rolled", Refreshes::Never),
+        of("rolled-refreshed", Refreshes::Always),
+    ])
 }

@@ -11,7 +11,8 @@ use storage_core::{
     StoredEvent,
 };
 
-use super::{Broken, Bug, HIDDEN, Unless, pause};
+use super::{Broken, Bug, HIDDEN};
+use crate::mutant_runner::moment::{Unless, pause};
 
 impl Broken {
     pub(super) async fn try_append(

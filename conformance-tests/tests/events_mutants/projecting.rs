@@ -6,7 +6,8 @@ use std::sync::PoisonError;
 use storage_core::events::Row;
 use storage_core::{Error, ErrorKind, EventStore, Matcher, ProjectionInfo, ProjectionStep, Result};
 
-use super::{Broken, Bug, pause};
+use super::{Broken, Bug};
+use crate::mutant_runner::moment::pause;
 
 impl Broken {
     async fn checkpoint(&self, projection: &str) -> Result<u64> {

@@ -7,7 +7,8 @@ use storage_core::{
     StorageBackend, StoredEvent, StreamInfo,
 };
 
-use super::{Broken, Bug, HIDDEN, Unless, pause};
+use super::{Broken, Bug, HIDDEN};
+use crate::mutant_runner::moment::{Unless, pause};
 
 impl Broken {
     pub(super) async fn try_read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {

@@ -22,6 +22,8 @@ use storage_core::{
 pub(crate) use bugs::Bug;
 use metrics::BrokenMetrics;
 
+use crate::mutant_runner::locations::{Locations, forget, one, open_alone};
+
 /// What the handles of a location share.
 #[derive(Default)]
 struct Shared {
@@ -54,12 +56,12 @@ impl Shared {
 /// Opens stores that all have the same bug.
 pub(crate) struct Mutants {
     bug: Bug,
-    locations: Mutex<HashMap<String, Arc<Shared>>>,
+    locations: Locations<Shared>,
 }
 
 impl Mutants {
     pub(crate) fn new(bug: Bug) -> Self {
-        Self { bug, locations: Mutex::default() }
+        Self { bug, locations: Locations::default() }
     }
 }
 
@@ -75,16 +77,9 @@ impl Fixture for Mutants {
 
     async fn open_store(&self, location: &str) -> Result<Store> {
         let bug = self.bug;
-        let shared = {
-            let mut locations = self.locations.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(locations.entry(location.to_owned()).or_default())
-        };
+        let shared = self.locations.shared(location);
         if bug == Bug::OpeningExcludes {
-            if shared.opening.swap(true, Ordering::SeqCst) {
-                return Err(Error::new(ErrorKind::Busy, "somebody else opens it"));
-            }
-            pause().await;
-            shared.opening.store(false, Ordering::SeqCst);
+            open_alone(&shared.opening).await?;
         }
         let number = shared.handles.fetch_add(1, Ordering::SeqCst);
         let inner = InMemory::open(location);
@@ -118,15 +113,9 @@ impl Fixture for Mutants {
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {
-        InMemory::forget(location);
-        InMemory::forget(&one(location));
+        forget(location);
         Ok(())
     }
-}
-
-/// What a location and those beside it have in common: the process and the run.
-fn one(location: &str) -> String {
-    location.split('_').take(2).collect::<Vec<_>>().join("_")
 }
 
 /// A history with one bug.
@@ -218,37 +207,6 @@ impl Drop for Broken {
     fn drop(&mut self) {
         if self.is(Bug::DroppingLoses) {
             self.inner.cleanup(DateTime::<Utc>::MAX_UTC).now_or_never();
-        }
-    }
-}
-
-/// Lets others run in the middle of something.
-async fn pause() {
-    for _ in 0..4 {
-        tokio::task::yield_now().await;
-    }
-}
-
-/// Does something if it is dropped before it is told that all is done.
-struct Unless<F: FnMut()> {
-    undone: F,
-    done: bool,
-}
-
-impl<F: FnMut()> Unless<F> {
-    fn done_or(undone: F) -> Self {
-        Self { undone, done: false }
-    }
-
-    fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl<F: FnMut()> Drop for Unless<F> {
-    fn drop(&mut self) {
-        if !self.done {
-            (self.undone)();
         }
     }
 }

@@ -9,7 +9,8 @@ use storage_core::{
     TimeRange,
 };
 
-use super::{Broken, Bug, Unless, pause};
+use super::{Broken, Bug};
+use crate::mutant_runner::moment::{Unless, pause};
 
 impl Broken {
     pub(super) async fn try_query(&self, query: &HistoryQuery) -> Result<Vec<StoredValue>> {

@@ -8,7 +8,8 @@ use storage_core::history::value::validate_values;
 use storage_core::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms};
 use storage_core::{Error, MetricRecord, RecordHistory, Result, StorageBackend, StoredValue};
 
-use super::{Broken, Bug, Unless, pause};
+use super::{Broken, Bug};
+use crate::mutant_runner::moment::{Unless, pause};
 
 impl Broken {
     pub(super) async fn try_store(&self, values: &[StoredValue]) -> Result<()> {

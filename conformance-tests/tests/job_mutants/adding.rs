@@ -7,7 +7,8 @@ use storage_core::{
     NewPipeline, Page, Pipeline, PipelinePatch, Result, StorageBackend,
 };
 
-use super::{Broken, Bug, Unless, pause};
+use super::{Broken, Bug};
+use crate::mutant_runner::moment::{Unless, pause};
 
 /// Longer names are refused by a mutant.
 const LONG: usize = 400;

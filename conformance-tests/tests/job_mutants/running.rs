@@ -12,7 +12,8 @@ use storage_core::{
     LastRun, Lease, NewJob, Outcome, Page, Result, RunResult,
 };
 
-use super::{Broken, Bug, pause};
+use super::{Broken, Bug};
+use crate::mutant_runner::moment::pause;
 
 impl Broken {
     async fn due(&self, at: DateTime<Utc>) -> Result<Vec<Job>> {

@@ -3,6 +3,9 @@
 //! `sound::*`: without a bug the wrapper passes. `bug::*`: each bug is caught by the case that is
 //! meant for it. `case::*`: each case catches one bug at least.
 
+pub(crate) mod locations;
+pub(crate) mod moment;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
