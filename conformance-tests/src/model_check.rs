@@ -7,6 +7,7 @@ mod compare;
 mod events;
 mod history;
 mod jobs;
+mod pair;
 mod step;
 
 use std::fmt;
@@ -97,23 +98,35 @@ trait Modelled {
     ) -> impl Future<Output = CaseResult>;
 }
 
+/// What the steps of one kind are taken on: a backend, and the model of what it should do.
+trait Sides<S> {
+    /// Takes a step on both.
+    async fn take(&mut self, step: &S) -> CaseResult;
+
+    /// Closes the handles that are open.
+    async fn close(self) -> CaseResult;
+}
+
+async fn take_each<S: Shrink>(mut sides: impl Sides<S>, steps: &[S]) -> CaseResult {
+    let mut result = Ok(());
+    for (number, step) in steps.iter().enumerate() {
+        result = sides.take(step).await.map_err(|failure| in_step(failure, number, step));
+        if result.is_err() {
+            break;
+        }
+    }
+    let closed = sides.close().await;
+    result?;
+    closed
+}
+
 struct Metrics;
 
 impl Modelled for Metrics {
     type Step = Step;
 
     async fn take_all(fixture: &dyn Fixture, location: &str, steps: &[Step]) -> CaseResult {
-        let mut pair = Pair::open(fixture, location).await?;
-        let mut result = Ok(());
-        for (number, step) in steps.iter().enumerate() {
-            result = pair.take(step).await.map_err(|failure| in_step(failure, number, step));
-            if result.is_err() {
-                break;
-            }
-        }
-        let closed = pair.close().await;
-        result?;
-        closed
+        take_each(Pair::open(fixture, location).await?, steps).await
     }
 }
 

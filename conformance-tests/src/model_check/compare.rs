@@ -11,6 +11,7 @@ use storage_core::{
     SeriesSamples, SeriesWindows, StorageBackend, StorageStats, TimeRange,
 };
 
+use super::Sides;
 use super::step::{Action, Step};
 use crate::failure::{CaseResult, Failure, expect_kind, sides};
 use crate::harness::{Fixture, Store};
@@ -31,9 +32,10 @@ impl<'a> Pair<'a> {
         let handles = vec![fixture.open(location).await?];
         Ok(Self { fixture, location: location.to_owned(), handles, model: InMemory::new() })
     }
+}
 
-    /// Does the step on both.
-    pub(super) async fn take(&mut self, step: &Step) -> CaseResult {
+impl Sides<Step> for Pair<'_> {
+    async fn take(&mut self, step: &Step) -> CaseResult {
         let number = step.handle % self.handles.len();
         let store = Arc::clone(&self.handles[number]);
         let model = &self.model;
@@ -70,7 +72,7 @@ impl<'a> Pair<'a> {
             }
             Action::Flush => Ok(store.flush().await?),
             Action::Compact => Ok(store.compact().await?),
-            Action::Check => check(&store).await,
+            Action::Check => check(&*store).await,
             Action::Open => {
                 self.handles.push(self.fixture.open(&self.location).await?);
                 Ok(())
@@ -89,14 +91,15 @@ impl<'a> Pair<'a> {
         }
     }
 
-    /// Closes the handles that are open.
-    pub(super) async fn close(self) -> CaseResult {
+    async fn close(self) -> CaseResult {
         for handle in self.handles {
             handle.close().await?;
         }
         Ok(())
     }
+}
 
+impl Pair<'_> {
     async fn aggregate(&self, store: &Store, key: &SeriesKey, range: TimeRange) -> CaseResult {
         let SeriesKey { server_id, metric_type } = key;
         let found = store.aggregate(server_id, metric_type, range).await;
@@ -168,11 +171,29 @@ async fn scanned(
     Ok(bitwise_all(batches))
 }
 
-async fn check(store: &Store) -> CaseResult {
+/// The backend finds nothing wrong with what is stored, if it can look.
+pub(super) async fn check(store: &dyn StorageBackend) -> CaseResult {
     if store.capabilities().check {
         let problems = store.check().await?.problems;
         ensure!(problems.is_empty(), "check finds {problems:?}");
     }
+    Ok(())
+}
+
+/// As [`same`]; what is refused also has the same details of these names.
+pub(super) fn same_details<T: PartialEq + Debug>(
+    found: Result<T>,
+    expected: Result<T>,
+    names: &[&str],
+) -> CaseResult {
+    let details = |result: &Result<T>| {
+        let error = result.as_ref().err()?;
+        let of = |name: &&str| error.context(name).map(str::to_owned);
+        Some(names.iter().map(of).collect::<Vec<_>>())
+    };
+    let both = (details(&found), details(&expected));
+    same(found, expected)?;
+    ensure_eq!(both.0, both.1, "the details of the refusal");
     Ok(())
 }
 

@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 use storage_core::{
-    Error, ErrorKind, EventQuery, EventStore, Expectation, ExpectedVersion, InMemory,
-    InMemoryEvents, Matcher, NewEvent, ProjectionStep, Result, Store as WholeStore, StoredEvent,
+    ErrorKind, EventQuery, EventStore, Expectation, ExpectedVersion, InMemory, InMemoryEvents,
+    Matcher, NewEvent, ProjectionStep, Result, StoredEvent,
 };
 
-use super::compare::same;
-use super::{Modelled, Shrink, in_step};
+use super::compare::{check, same, same_details};
+use super::pair::Pair;
+use super::{Modelled, Shrink, Sides, take_each};
 use crate::data::{NOON, ODD_NAMES, at_us};
-use crate::failure::{CaseResult, Failure, expect_kind};
+use crate::failure::{CaseResult, expect_kind};
 use crate::harness::Fixture;
 
 /// An operation, and the handle that does it: the number modulo how many are open.
@@ -93,43 +94,19 @@ impl Modelled for Events {
     type Step = EventsStep;
 
     async fn take_all(fixture: &dyn Fixture, location: &str, steps: &[EventsStep]) -> CaseResult {
-        let mut pair = Pair {
-            fixture,
-            location,
-            handles: vec![fixture.open_store(location).await?],
-            model: InMemory::new().events(),
-        };
-        let mut result = Ok(());
-        for (number, step) in steps.iter().enumerate() {
-            result = pair.take(step).await.map_err(|failure| in_step(failure, number, step));
-            if result.is_err() {
-                break;
-            }
-        }
-        for handle in pair.handles {
-            handle.close().await?;
-        }
-        result
+        take_each(Pair::new(fixture, location, InMemory::new().events()).await?, steps).await
     }
 }
 
-/// The backend with its open handles, and the model beside it.
-struct Pair<'a> {
-    fixture: &'a dyn Fixture,
-    location: &'a str,
-    handles: Vec<WholeStore>,
-    model: InMemoryEvents,
-}
-
-impl Pair<'_> {
+impl Sides<EventsStep> for Pair<'_, InMemoryEvents> {
     async fn take(&mut self, step: &EventsStep) -> CaseResult {
-        let number = step.handle % self.handles.len();
-        let whole = self.handles[number].clone();
+        let whole = self.handle(step.handle);
         let (events, model) = (Arc::clone(whole.events()?), &self.model);
         match &step.action {
             Action::Append(batch, expected) => same_details(
                 events.append(batch, expected).await,
                 model.append(batch, expected).await,
+                DETAILS,
             ),
             Action::Read(query) => same(read(&*events, query).await, read(model, query).await),
             Action::Extent => same(events.extent().await, model.extent().await),
@@ -137,7 +114,7 @@ impl Pair<'_> {
                 same(events.streams(streams).await, model.streams(streams).await)
             }
             Action::Project(step) => {
-                same_details(events.project(step).await, model.project(step).await)
+                same_details(events.project(step).await, model.project(step).await, DETAILS)
             }
             Action::Projections => same(events.projections().await, model.projections().await),
             Action::Rows(of, table, keys) => {
@@ -149,30 +126,23 @@ impl Pair<'_> {
             Action::Prune(sequence) => same_details(
                 events.prune_before(*sequence).await,
                 model.prune_before(*sequence).await,
+                DETAILS,
             ),
             Action::Compact => Ok(whole.metrics().compact().await?),
-            Action::Check if !whole.metrics().capabilities().check => Ok(()),
-            Action::Check => {
-                let problems = whole.metrics().check().await?.problems;
-                ensure!(problems.is_empty(), "check finds {problems:?}");
-                Ok(())
-            }
+            Action::Check => check(&**whole.metrics()).await,
             Action::Open => self.open().await,
             Action::Close => {
-                whole.close().await?;
-                self.handles.remove(number);
-                expect_kind(events.extent().await, ErrorKind::Closed, "extent after close")?;
-                if self.handles.is_empty() {
-                    self.open().await?;
-                }
-                Ok(())
+                let refused = async {
+                    expect_kind(events.extent().await, ErrorKind::Closed, "extent after close")
+                        .map(drop)
+                };
+                self.close(step.handle, refused).await
             }
         }
     }
 
-    async fn open(&mut self) -> Result<(), Failure> {
-        self.handles.push(self.fixture.open_store(self.location).await?);
-        Ok(())
+    async fn close(self) -> CaseResult {
+        self.close_all().await
     }
 }
 
@@ -188,31 +158,21 @@ async fn read(events: &dyn EventStore, query: &EventQuery) -> Result<Vec<StoredE
     }
 }
 
-/// As [`same`]; what is refused also has the same details.
-fn same_details<T: PartialEq + fmt::Debug>(found: Result<T>, expected: Result<T>) -> CaseResult {
-    let names = [
-        "event",
-        "field",
-        "stream",
-        "expected",
-        "version",
-        "event_id",
-        "sequence",
-        "projection",
-        "checkpoint",
-        "change",
-        "first",
-        "last",
-    ];
-    let details = |result: &Result<T>| {
-        let of = |error: &Error| names.map(|name| error.context(name).map(str::to_owned));
-        result.as_ref().err().map(of)
-    };
-    let both = (details(&found), details(&expected));
-    same(found, expected)?;
-    ensure_eq!(both.0, both.1, "the details of the refusal");
-    Ok(())
-}
+/// What refusals say.
+const DETAILS: &[&str] = &[
+    "event",
+    "field",
+    "stream",
+    "expected",
+    "version",
+    "event_id",
+    "sequence",
+    "projection",
+    "checkpoint",
+    "change",
+    "first",
+    "last",
+];
 
 /// Returns `count` steps that follow from `seed`, and some that read everything back.
 pub(super) fn steps(seed: u64, count: usize) -> Vec<EventsStep> {

@@ -8,14 +8,15 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use storage_core::metrics::time::{END_MS, MIN_MS};
 use storage_core::{
-    ErrorKind, HistoryQuery, InMemory, InMemoryHistory, Matcher, RecordHistory,
-    Store as WholeStore, StoredValue, TimeRange,
+    ErrorKind, HistoryQuery, InMemory, InMemoryHistory, Matcher, RecordHistory, StoredValue,
+    TimeRange,
 };
 
-use super::compare::{same, same_refusal};
-use super::{Modelled, Shrink, in_step};
+use super::compare::{check, same, same_refusal};
+use super::pair::Pair;
+use super::{Modelled, Shrink, Sides, take_each};
 use crate::data::{NOON, ODD_NAMES, at, at_us, range};
-use crate::failure::{CaseResult, Failure, expect_kind};
+use crate::failure::{CaseResult, expect_kind};
 use crate::harness::Fixture;
 
 /// An operation, and the handle that does it: the number modulo how many are open.
@@ -85,38 +86,13 @@ impl Modelled for History {
     type Step = HistoryStep;
 
     async fn take_all(fixture: &dyn Fixture, location: &str, steps: &[HistoryStep]) -> CaseResult {
-        let mut pair = Pair {
-            fixture,
-            location,
-            handles: vec![fixture.open_store(location).await?],
-            model: InMemory::new().history(),
-        };
-        let mut result = Ok(());
-        for (number, step) in steps.iter().enumerate() {
-            result = pair.take(step).await.map_err(|failure| in_step(failure, number, step));
-            if result.is_err() {
-                break;
-            }
-        }
-        for handle in pair.handles {
-            handle.close().await?;
-        }
-        result
+        take_each(Pair::new(fixture, location, InMemory::new().history()).await?, steps).await
     }
 }
 
-/// The backend with its open handles, and the model beside it.
-struct Pair<'a> {
-    fixture: &'a dyn Fixture,
-    location: &'a str,
-    handles: Vec<WholeStore>,
-    model: InMemoryHistory,
-}
-
-impl Pair<'_> {
+impl Sides<HistoryStep> for Pair<'_, InMemoryHistory> {
     async fn take(&mut self, step: &HistoryStep) -> CaseResult {
-        let number = step.handle % self.handles.len();
-        let whole = self.handles[number].clone();
+        let whole = self.handle(step.handle);
         let (history, model) = (Arc::clone(whole.history()?), &self.model);
         match &step.action {
             Action::Store(values) => {
@@ -130,29 +106,20 @@ impl Pair<'_> {
                 same(history.cleanup(*cutoff).await, model.cleanup(*cutoff).await)
             }
             Action::Compact => Ok(whole.metrics().compact().await?),
-            Action::Check if !whole.metrics().capabilities().check => Ok(()),
-            Action::Check => {
-                let problems = whole.metrics().check().await?.problems;
-                ensure!(problems.is_empty(), "check finds {problems:?}");
-                Ok(())
-            }
+            Action::Check => check(&**whole.metrics()).await,
             Action::Open => self.open().await,
             Action::Close => {
-                whole.close().await?;
-                self.handles.remove(number);
-                let closed = history.records(&Matcher::any()).await;
-                expect_kind(closed, ErrorKind::Closed, "records after close")?;
-                if self.handles.is_empty() {
-                    self.open().await?;
-                }
-                Ok(())
+                let refused = async {
+                    let closed = history.records(&Matcher::any()).await;
+                    expect_kind(closed, ErrorKind::Closed, "records after close").map(drop)
+                };
+                self.close(step.handle, refused).await
             }
         }
     }
 
-    async fn open(&mut self) -> Result<(), Failure> {
-        self.handles.push(self.fixture.open_store(self.location).await?);
-        Ok(())
+    async fn close(self) -> CaseResult {
+        self.close_all().await
     }
 }
 

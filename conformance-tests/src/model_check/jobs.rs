@@ -9,15 +9,16 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 use storage_core::metrics::time::{END_MS, MIN_MS};
 use storage_core::{
-    Claim, Ended, Error, ErrorKind, Execution, ExecutionPatch, ExecutionQuery, ExecutionStatus,
-    InMemory, InMemoryJobs, JobPatch, JobQuery, JobStore, NewJob, NewPipeline, Page, PipelinePatch,
-    RunResult, Schedule, Store as WholeStore,
+    Claim, Ended, ErrorKind, Execution, ExecutionPatch, ExecutionQuery, ExecutionStatus, InMemory,
+    InMemoryJobs, JobPatch, JobQuery, JobStore, NewJob, NewPipeline, Page, PipelinePatch,
+    RunResult, Schedule,
 };
 
-use super::compare::same;
-use super::{Modelled, Shrink, in_step};
+use super::compare::{check, same_details};
+use super::pair::Pair;
+use super::{Modelled, Shrink, Sides, take_each};
 use crate::data::{NOON, ODD_NAMES, at_us};
-use crate::failure::{CaseResult, Failure, expect_kind};
+use crate::failure::{CaseResult, expect_kind};
 use crate::harness::Fixture;
 
 /// An operation, and the handle that does it: the number modulo how many are open.
@@ -77,61 +78,33 @@ impl Modelled for Jobs {
     type Step = JobStep;
 
     async fn take_all(fixture: &dyn Fixture, location: &str, steps: &[JobStep]) -> CaseResult {
-        let mut pair = Pair {
-            fixture,
-            location,
-            handles: vec![fixture.open_store(location).await?],
-            model: InMemory::new().jobs(),
-        };
-        let mut result = Ok(());
-        for (number, step) in steps.iter().enumerate() {
-            result = pair.take(step).await.map_err(|failure| in_step(failure, number, step));
-            if result.is_err() {
-                break;
-            }
-        }
-        for handle in pair.handles {
-            handle.close().await?;
-        }
-        result
+        take_each(Pair::new(fixture, location, InMemory::new().jobs()).await?, steps).await
     }
 }
 
-/// The backend with its open handles, and the model beside it.
-struct Pair<'a> {
-    fixture: &'a dyn Fixture,
-    location: &'a str,
-    handles: Vec<WholeStore>,
-    model: InMemoryJobs,
-}
+/// What refusals say.
+const DETAILS: &[&str] = &[
+    "field",
+    "job",
+    "pipeline",
+    "execution",
+    "version",
+    "expected_version",
+    "status",
+    "worker",
+    "until",
+];
 
-/// As [`same`]; a refusal also names the same things.
 fn same_answer<T: PartialEq + fmt::Debug>(
     found: storage_core::Result<T>,
     expected: storage_core::Result<T>,
 ) -> CaseResult {
-    const DETAILS: [&str; 9] = [
-        "field",
-        "job",
-        "pipeline",
-        "execution",
-        "version",
-        "expected_version",
-        "status",
-        "worker",
-        "until",
-    ];
-    let details = |error: &Error| DETAILS.map(|name| error.context(name).map(str::to_owned));
-    let (one, other) = (found.as_ref().err().map(details), expected.as_ref().err().map(details));
-    same(found, expected)?;
-    ensure_eq!(one, other, "the details of the refusal");
-    Ok(())
+    same_details(found, expected, DETAILS)
 }
 
-impl Pair<'_> {
+impl Sides<JobStep> for Pair<'_, InMemoryJobs> {
     async fn take(&mut self, step: &JobStep) -> CaseResult {
-        let number = step.handle % self.handles.len();
-        let whole = self.handles[number].clone();
+        let whole = self.handle(step.handle);
         let (jobs, model, now) = (Arc::clone(whole.jobs()?), &self.model, step.at);
         match &step.action {
             Action::AddJob(job) => {
@@ -180,37 +153,21 @@ impl Pair<'_> {
                 ensure_eq!(jobs.health(now).await, model.health(now).await);
                 Ok(())
             }
-            upkeep => self.keep_up(upkeep, number, &whole).await,
-        }
-    }
-
-    /// What is about the location, not about its jobs.
-    async fn keep_up(&mut self, action: &Action, number: usize, whole: &WholeStore) -> CaseResult {
-        match action {
             Action::Compact => Ok(whole.metrics().compact().await?),
-            Action::Check if whole.metrics().capabilities().check => {
-                let problems = whole.metrics().check().await?.problems;
-                ensure!(problems.is_empty(), "check finds {problems:?}");
-                Ok(())
-            }
+            Action::Check => check(&**whole.metrics()).await,
             Action::Open => self.open().await,
             Action::Close => {
-                whole.close().await?;
-                self.handles.remove(number);
-                let closed = whole.jobs()?.jobs(&JobQuery::default()).await;
-                expect_kind(closed, ErrorKind::Closed, "jobs after close")?;
-                if self.handles.is_empty() {
-                    self.open().await?;
-                }
-                Ok(())
+                let refused = async {
+                    let closed = whole.jobs()?.jobs(&JobQuery::default()).await;
+                    expect_kind(closed, ErrorKind::Closed, "jobs after close").map(drop)
+                };
+                self.close(step.handle, refused).await
             }
-            _ => Ok(()),
         }
     }
 
-    async fn open(&mut self) -> Result<(), Failure> {
-        self.handles.push(self.fixture.open_store(self.location).await?);
-        Ok(())
+    async fn close(self) -> CaseResult {
+        self.close_all().await
     }
 }
 
