@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{ArgAction, Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use storage::config::ListenAddress;
 
 pub(crate) use self::events::{Events, EventsAppend, EventsPrune, EventsReplay, EventsTail};
 pub(crate) use self::jobs::{
@@ -302,6 +303,7 @@ pub(crate) struct ConfigFile {
 Examples:
   storage run --config storage.json
   tail -f metrics.jsonl | storage run --stdin
+  storage run --listen 127.0.0.1:8094
   STORAGE__BACKEND=postgres storage run")]
 #[command(after_long_help = "\
 The configuration is JSON, comments allowed; `storage config check` prints every key with its
@@ -313,12 +315,18 @@ Samples older than `retention.raw_metrics` are removed every `pruning_interval`.
 age for rollups too (`aggregated_5min`, `aggregated_1hour`, `aggregated_1day`), samples are rolled up every `rollup_interval`,
 and no sample is removed before that. Rollups stand beside the store; `storage aggregate --rollups` answers from them.
 
+With --listen, or `listen.addresses`, samples come in by sockets: whoever connects sends lines, in any format that `import` reads.
+Connections that are too many are closed at once, lines that are too long or end without a newline are left out and
+reported. While the pipeline is full the peer has to wait. Nothing is answered: what was sent may still be on its way
+when a connection or this program breaks off. There is no password: by TCP at 127.0.0.1 every user of this machine may write.
+
 Ctrl-C and SIGTERM store what is left, within `shutdown_secs`; what the store does not take by then
 goes to the spool. The exit code is 1 if anything was lost.
 
 Examples:
   storage run --config storage.json
   tail -f metrics.jsonl | storage run --stdin
+  storage run --listen unix:/run/metrics.sock --listen 127.0.0.1:8094
   STORAGE__BACKEND=postgres storage run")]
 pub(crate) struct Run {
     #[command(flatten)]
@@ -326,14 +334,21 @@ pub(crate) struct Run {
     /// Read samples from standard input until its end instead of measuring this host.
     #[arg(long)]
     pub(crate) stdin: bool,
-    /// Format of standard input [default: by the first line].
-    #[arg(long, value_enum, value_name = "FORMAT", requires = "stdin")]
+    /// Read samples from whoever connects to this socket, instead of what `listen.addresses` says;
+    /// may be given several times. Port 0 is one that is free.
+    #[arg(long, value_name = "IP:PORT|unix:PATH", conflicts_with = "stdin")]
+    pub(crate) listen: Vec<ListenAddress>,
+    /// Listen also at an address that other machines reach.
+    #[arg(long)]
+    pub(crate) allow_remote: bool,
+    /// Format of what is read [default: by the first line, of each connection].
+    #[arg(long, value_enum, value_name = "FORMAT")]
     pub(crate) input_format: Option<SampleFormat>,
     /// Metric of lines that name none.
-    #[arg(long, value_name = "NAME", requires = "stdin")]
+    #[arg(long, value_name = "NAME")]
     pub(crate) metric: Option<String>,
     /// How times are written; see `storage help import`.
-    #[arg(long, default_value = "auto", value_name = "FORMAT", requires = "stdin")]
+    #[arg(long, default_value = "auto", value_name = "FORMAT")]
     pub(crate) time_format: TimeFormat,
 }
 

@@ -5,6 +5,7 @@
 //! | [`args`] | every verb, option and help text |
 //! | [`commands`] | one file per verb, and which verb runs what |
 //! | [`input`] | text into records and times: CSV, JSON lines, line protocol |
+//! | [`listen`] | samples by sockets |
 //! | [`output`] | records and answers into text: tables, CSV, JSON, charts, progress |
 //! | [`host`] | what `collect` measures on this machine |
 //! | [`store`] | the store that `--url` names |
@@ -15,6 +16,7 @@ mod commands;
 mod error;
 mod host;
 mod input;
+mod listen;
 mod output;
 mod store;
 

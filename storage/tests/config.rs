@@ -129,6 +129,11 @@ fn wrong_values_are_named_and_not_shown() {
         (r#"{"storage":{"backend":"postgres","path":"x"}}"#, "storage.path"),
         (r#"{"storage":{"collect":{"interval":"1ms"}}}"#, "storage.collect.interval"),
         (r#"{"storage":{"rollup_interval":"1ms"}}"#, "storage.rollup_interval"),
+        (r#"{"storage":{"listen":{"addresses":"s3cret"}}}"#, "storage.listen.addresses"),
+        (r#"{"storage":{"listen":{"addresses":["[::1]:1","unix:"]}}}"#, "storage.listen.addresses"),
+        (r#"{"storage":{"listen":{"addresses":"0.0.0.0:8094"}}}"#, "storage.listen.allow_remote"),
+        (r#"{"storage":{"listen":{"connections_max":0}}}"#, "storage.listen.connections_max"),
+        (r#"{"storage":{"listen":{"line_bytes_max":1000}}}"#, "storage.listen.line_bytes_max"),
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!((error.kind(), error.context("key")), (ErrorKind::Config, Some(key)), "{text}");
@@ -157,6 +162,7 @@ fn the_environment_goes_before_the_file() {
         ("STORAGE__RETENTION__RAW_METRICS", "2d"),
         ("STORAGE__COLLECT__SERVER", "12"),
         ("STORAGE__SPOOL__PATH", "spool.db"),
+        ("STORAGE__LISTEN__ADDRESSES", "unix:/run/metrics.sock"),
         ("STORAGE_URL", "not ours"),
         ("PATH", "/bin"),
     ];
@@ -170,6 +176,7 @@ fn the_environment_goes_before_the_file() {
     );
     assert_eq!(config.collect.server.as_deref(), Some("12"));
     assert_eq!(config.spool.unwrap().records_max, 10_000_000);
+    assert_eq!(config.listen.addresses, ["unix:/run/metrics.sock".parse().unwrap()]);
 
     let error = Config::from_json("", &[("STORAGE__SQLITE__PTH", "x")]).unwrap_err();
     assert_eq!(error.context("variable"), Some("STORAGE__SQLITE__PTH"));
@@ -178,6 +185,21 @@ fn the_environment_goes_before_the_file() {
     assert_eq!(error.context("key"), Some("storage.buffer_size"));
     assert!(!format!("{error:#}").contains("s3cret"));
     assert!(Config::from_json("", &[("STORAGE__BUFFER_SIZE__X", "1")]).is_err());
+}
+
+#[test]
+fn addresses_to_listen_at_are_one_or_several() {
+    let text =
+        |addresses: &str| format!(r#"{{"storage":{{"listen":{{"addresses":{addresses}}}}}}}"#);
+    let listen = |addresses: &str| parse(&text(addresses)).unwrap().storage.listen.addresses;
+    assert_eq!(listen(r#""127.0.0.1:8094""#), ["127.0.0.1:8094".parse().unwrap()]);
+    assert_eq!(listen(r#"["unix:x.sock", "[::1]:1"]"#).len(), 2);
+    assert_eq!(listen("[]"), []);
+    let open = r#"{"storage":{"listen":{"addresses":"0.0.0.0:1","allow_remote":true}}}"#;
+    assert!(!parse(open).unwrap().storage.listen.addresses[0].is_local());
+    let variables = [("STORAGE__LISTEN__ADDRESSES", r#"["unix:a", "unix:b"]"#)];
+    let config = Config::from_json("", &variables).unwrap();
+    assert_eq!(config.storage.listen.addresses.len(), 2);
 }
 
 #[cfg(feature = "sqlite")]

@@ -14,8 +14,8 @@ use indicatif::ProgressBar;
 use storage::{MetricRecord, StorageBackend};
 use tokio::sync::mpsc;
 
-use crate::args::{Import, SampleFormat};
-use crate::input::{self, Defaults, Sink};
+use crate::args::Import;
+use crate::input::{self, Defaults, LineRules, Sink, Syntax};
 use crate::output::{Cell, Output, progress, text, warn};
 
 /// How many bad lines are spelt out.
@@ -116,8 +116,7 @@ struct Source {
     /// `None` is standard input.
     file: Option<File>,
     size: Option<u64>,
-    format: Option<SampleFormat>,
-    defaults: Defaults,
+    syntax: Syntax,
 }
 
 /// Opens everything first: a typo in the last name must not come out after an hour.
@@ -145,11 +144,14 @@ fn open(path: &Path, args: &Import) -> Result<Source> {
         name,
         file,
         size,
-        format: args.input_format.or_else(|| input::format_of(path)),
-        defaults: Defaults {
-            server: args.server.clone(),
-            metric: args.metric.clone().or_else(|| stem.map(str::to_owned)),
-            time_format: args.time_format.clone(),
+        syntax: Syntax {
+            format: args.input_format.or_else(|| input::format_of(path)),
+            defaults: Defaults {
+                server: args.server.clone(),
+                metric: args.metric.clone().or_else(|| stem.map(str::to_owned)),
+                time_format: args.time_format.clone(),
+            },
+            lines: LineRules::default(),
         },
     };
     if args.strict && source.size.is_none() {
@@ -179,8 +181,7 @@ impl Source {
     fn read(&self, progress: &ProgressBar, sink: &mut dyn Sink) -> Result<Vec<String>> {
         progress.set_message(self.name.clone());
         let text = BufReader::with_capacity(256 << 10, progress.wrap_read(self.reader()));
-        input::read(text, self.format, &self.defaults, sink)
-            .with_context(|| format!("cannot read {}", self.name))
+        input::read(text, &self.syntax, sink).with_context(|| format!("cannot read {}", self.name))
     }
 }
 

@@ -1,76 +1,61 @@
 //! `storage run`: the pipeline of a configuration as one process: collect or read, buffer, store, roll
 //! up, prune; and what is left at the end is drained.
 
-use std::io::{self, BufReader};
+mod input;
+
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, anyhow, bail};
-use chrono::Utc;
+use anyhow::{Result, bail};
 use storage::config::{Config, StorageConfig, Upkeep};
-use storage::metrics::record::validate_names;
-use storage::pipeline::{
-    Backpressure, DrainReport, RetentionCounts, RetentionTask, Source, StorageActor, StorageHandle,
-};
+use storage::pipeline::{DrainReport, RetentionCounts, RetentionTask, StorageActor, StorageHandle};
 use storage::{HealthStatus, MetricRecord, StorageBackend};
-use tokio::sync::{mpsc, oneshot};
 use tokio::time::interval;
 
-use super::collect::{Ticks, stop_signals};
+use self::input::Input;
+use super::collect::stop_signals;
 use crate::args::Run;
-use crate::host::{self, Host};
-use crate::input::{self, Defaults, Sink};
+use crate::listen::Tally;
 use crate::output::{Cell, Output, text, warn};
 use crate::store::shown;
 
-/// How many records may stand between the input and the actor.
-const CHANNEL_RECORDS: usize = 8192;
-
-/// How many bad lines are spelt out.
-const BAD_SHOWN_MAX: u64 = 10;
+/// How many records that were not stored are spelt out.
+const SET_ASIDE_SHOWN_MAX: usize = 10;
 
 /// How often the health is looked at, to say when it changes.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let config = Config::load(&args.file.config)?.storage;
-    let server = config.collect.server.clone().map_or_else(host::name, Ok)?;
-    validate_names(&server, "cpu_usage_percent")?;
     let mut stop = stop_signals()?;
+    let input = Input::open(args, &config).await?;
     let Opened { store, upkeep } = open(&config).await?;
     let spool = config.open_spool().await?;
-    let (sender, receiver) = mpsc::channel(CHANNEL_RECORDS);
-    let mut source = Source::mpsc(if args.stdin { "stdin" } else { "collect" }, receiver);
-    if args.stdin {
-        // Whoever writes into a pipe can wait; the clock of `collect` cannot.
-        source = source.with_backpressure(Backpressure::Wait);
-    }
+    let shown_url = shown(&config.url()?);
+    output.note(&format!("{} into {shown_url}, Ctrl-C ends", input.describe()));
+    let (mut input, source) = input.start();
     let mut actor =
         StorageActor::new(Arc::clone(&store)).options(config.actor_options()).source(source);
     if let Some(spool) = spool.clone() {
         actor = actor.spool(spool);
     }
     let actor = actor.start()?;
-    let (what, shown_url) =
-        (if args.stdin { "reading stdin" } else { "collecting" }, shown(&config.url()?));
-    output.note(&format!("{what} into {shown_url}, Ctrl-C ends"));
-    let input = async {
-        if args.stdin {
-            read(args, server, sender).await
-        } else {
-            collect(&config, server, sender).await
-        }
-    };
     let ended = tokio::select! {
-        ended = input => ended,
+        ended = input.ended() => ended,
         _ = stop.recv() => Ok(0),
         () = watch_health(&actor) => Ok(0),
         () = watch_upkeep(upkeep.as_ref()) => Ok(0),
     };
     let shutdown = Duration::from_secs(config.shutdown_secs);
+    let started = Instant::now();
+    let draining = async {
+        // The larger part of the time is for the store.
+        input.stop(shutdown / 4).await;
+        actor.shutdown(shutdown.saturating_sub(started.elapsed())).await
+    };
     let report = tokio::select! {
-        report = actor.shutdown(shutdown) => report,
+        report = draining => report,
         // Who asks twice does not want to wait.
         _ = stop.recv() => actor.shutdown(Duration::ZERO).await,
     };
@@ -78,73 +63,15 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
         Some(upkeep) => upkeep.stop_within(shutdown).await,
         None => RetentionCounts::default(),
     };
-    let printed = print(output, &report, &actor, &upkeep, *ended.as_ref().unwrap_or(&0));
+    let tally = input.tally().await;
+    let bad_lines = *ended.as_ref().unwrap_or(&0) + tally.bad_lines;
+    let printed = print(output, &report, &actor, &upkeep, &Tally { bad_lines, ..tally });
     if let Some(spool) = spool {
         spool.close().await?;
     }
     store.close().await?;
     ended?;
     printed
-}
-
-/// Measures this host at every tick until nobody takes it any more.
-async fn collect(
-    config: &StorageConfig,
-    server: String,
-    sender: mpsc::Sender<MetricRecord>,
-) -> Result<u64> {
-    let mut host = tokio::task::spawn_blocking(Host::new).await??;
-    let mut ticks = Ticks::new(config.collect.interval.0, None, Utc::now());
-    while let Some((timestamp, pause)) = ticks.next(Utc::now()) {
-        tokio::time::sleep(pause).await;
-        for record in host.read(&server, timestamp).records {
-            if sender.send(record).await.is_err() {
-                return Ok(0);
-            }
-        }
-    }
-    Ok(0)
-}
-
-/// Reads standard input to its end, and returns how many lines were bad.
-async fn read(args: &Run, server: String, sender: mpsc::Sender<MetricRecord>) -> Result<u64> {
-    let defaults =
-        Defaults { server, metric: args.metric.clone(), time_format: args.time_format.clone() };
-    let format = args.input_format;
-    let (done, result) = oneshot::channel();
-    // Not a task: the runtime would wait for it at the end, and it may wait for input for ever.
-    std::thread::spawn(move || {
-        let mut sink = Sending { sender, bad: 0 };
-        let text = BufReader::with_capacity(256 << 10, io::stdin());
-        let read = input::read(text, format, &defaults, &mut sink);
-        // Nobody waits any more when the program ends.
-        let _ = done.send(read.map(|_| sink.bad));
-    });
-    result.await.map_err(|_| anyhow!("reading standard input broke off"))?
-}
-
-struct Sending {
-    sender: mpsc::Sender<MetricRecord>,
-    bad: u64,
-}
-
-impl Sink for Sending {
-    fn line(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn record(&mut self, record: MetricRecord) -> Result<()> {
-        self.sender.blocking_send(record).map_err(|_| anyhow!("the pipeline has ended"))
-    }
-
-    fn bad(&mut self, line: u64, reason: &str) {
-        self.bad += 1;
-        match self.bad {
-            ..=BAD_SHOWN_MAX => warn(&format!("stdin:{line}: {reason}")),
-            more if more == BAD_SHOWN_MAX + 1 => warn("further bad lines are only counted"),
-            _ => {}
-        }
-    }
 }
 
 /// Says when the store begins to fail and when it is well again. Never ends.
@@ -206,11 +133,11 @@ fn print(
     report: &DrainReport,
     actor: &StorageHandle,
     upkeep: &RetentionCounts,
-    bad_lines: u64,
+    lines: &Tally,
 ) -> Result<ExitCode> {
     let counters = &report.counters;
     let lost = counters.sum(|source| source.shed + source.lagged) + report.left;
-    for one in actor.take_set_aside().iter().take(BAD_SHOWN_MAX as usize) {
+    for one in actor.take_set_aside().iter().take(SET_ASIDE_SHOWN_MAX) {
         let MetricRecord { server_id, metric_type, .. } = &one.record;
         warn(&format!("not stored: {server_id} {metric_type}: {:#}", one.reason));
     }
@@ -226,9 +153,16 @@ fn print(
             Cell::Count(counters.sum(|source| source.invalid) + counters.drained_invalid),
         ),
         ("samples_lost", Cell::Count(lost)),
-        ("bad_lines", Cell::Count(bad_lines)),
+        ("bad_lines", Cell::Count(lines.bad_lines)),
+        ("connections", Cell::Count(lines.connections)),
+        ("connections_refused", Cell::Count(lines.refused)),
+        ("connections_cut_off", Cell::Count(lines.cut_off)),
         ("writes_failed", Cell::Count(counters.write_failures)),
     ])?;
+    if lines.cut_off > 0 {
+        let cut_off = text::counted(lines.cut_off, "connection");
+        warn(&format!("{cut_off} had to be given up with lines unread"));
+    }
     if lost > 0 {
         bail!("{} could not be stored; see that the store works", text::counted(lost, "sample"));
     }

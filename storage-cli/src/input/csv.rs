@@ -5,8 +5,12 @@ use std::io::BufRead;
 use anyhow::{Result, bail};
 use storage::MetricRecord;
 
-use super::lines::{Line, Lines};
+use super::lines::{Fault, Line, Lines};
 use super::{Defaults, Field, NO_METRIC, Parsed, Parser};
+use crate::output::text;
+
+/// How much of a header is shown that lacks a column.
+const HEADER_CHARS_MAX: usize = 200;
 
 /// Reads a record from each line, by the columns of the header.
 pub(crate) struct CsvParser {
@@ -23,12 +27,7 @@ impl CsvParser {
         first: Line,
         defaults: &Defaults,
     ) -> Result<Self> {
-        let mut splitter = Splitter::default();
-        let mut state = splitter.push(&first.text);
-        while state == Split::More {
-            let Some(next) = lines.next()? else { break };
-            state = splitter.push(&next.text);
-        }
+        let splitter = header(lines, &first)?;
         let Ok(names) = splitter.fields().collect::<Result<Vec<_>, _>>() else {
             bail!("line {}: the CSV header is not UTF-8 text", first.number);
         };
@@ -39,19 +38,19 @@ impl CsvParser {
                     "line {}: the CSV header `{}` has no column `{called}`; \
                      add a header, or say --input-format",
                     first.number,
-                    names.join(",")
+                    text::printable(&names.join(","), HEADER_CHARS_MAX)
                 );
             }
         }
         for (index, column) in columns.iter().enumerate() {
             if column.is_some() && columns[..index].contains(column) {
-                bail!("line {}: the CSV header names `{}` twice", first.number, names[index]);
+                let name = text::printable(names[index], HEADER_CHARS_MAX);
+                bail!("line {}: the CSV header names `{name}` twice", first.number);
             }
         }
         let unknown = names.iter().zip(&columns).filter(|(_, column)| column.is_none());
         let ignored = unknown.map(|(name, _)| (*name).to_owned()).collect();
-        splitter.reset();
-        Ok(Self { defaults: defaults.clone(), columns, ignored, splitter })
+        Ok(Self { defaults: defaults.clone(), columns, ignored, splitter: Splitter::default() })
     }
 
     fn record(&self) -> Result<MetricRecord, String> {
@@ -111,6 +110,25 @@ impl Parser for CsvParser {
 
     fn ignored(&self) -> &[String] {
         &self.ignored
+    }
+}
+
+/// Splits the header that begins with `first`.
+fn header(lines: &mut Lines<impl BufRead>, first: &Line) -> Result<Splitter> {
+    let mut splitter = Splitter::default();
+    let mut bytes = first.text.len();
+    let mut fault = first.fault;
+    let mut state = splitter.push(&first.text);
+    while state == Split::More && fault.is_none() {
+        let Some(next) = lines.next()? else { break };
+        bytes += next.text.len();
+        let bytes_max = lines.bytes_max();
+        fault = next.fault.or((bytes > bytes_max).then_some(Fault::TooLong { bytes_max }));
+        state = splitter.push(&next.text);
+    }
+    match fault {
+        Some(fault) => bail!("line {}: the CSV header cannot be read: {fault}", first.number),
+        None => Ok(splitter),
     }
 }
 

@@ -4,16 +4,53 @@ use std::collections::VecDeque;
 use std::io::{self, BufRead, Read};
 
 use super::LINE_BYTES_MAX;
+use crate::output::text;
+
+/// What a text may ask of its reader.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LineRules {
+    /// The longest line, or quoted text over several lines, that is read.
+    pub(crate) bytes_max: usize,
+    /// Whether the last line needs an end too: what comes by a connection may break off within a
+    /// number, and half a number is another number.
+    pub(crate) needs_end: bool,
+}
+
+impl Default for LineRules {
+    fn default() -> Self {
+        Self { bytes_max: LINE_BYTES_MAX, needs_end: false }
+    }
+}
 
 /// A line, its end included.
 #[derive(Debug)]
 pub(crate) struct Line {
     /// Counted from 1.
     pub(crate) number: u64,
-    /// At most [`LINE_BYTES_MAX`] bytes.
+    /// At most [`LineRules::bytes_max`] bytes.
     pub(crate) text: Vec<u8>,
-    /// Whether the line was longer, and its rest thrown away.
-    pub(crate) is_cut: bool,
+    /// Why nothing can be made of it.
+    pub(crate) fault: Option<Fault>,
+}
+
+/// What is wrong with a line as such.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// It was longer than this, and its rest is thrown away.
+    TooLong { bytes_max: usize },
+    /// The text ended within it.
+    Unended,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TooLong { bytes_max } => {
+                write!(f, "the line is longer than {}", text::bytes(*bytes_max as u64))
+            }
+            Self::Unended => f.write_str("the input ended within the line"),
+        }
+    }
 }
 
 impl Line {
@@ -26,13 +63,18 @@ impl Line {
 #[derive(Debug)]
 pub(crate) struct Lines<R> {
     text: R,
+    rules: LineRules,
     last_number: u64,
     put_back: VecDeque<Line>,
 }
 
 impl<R: BufRead> Lines<R> {
-    pub(crate) fn new(text: R) -> Self {
-        Self { text, last_number: 0, put_back: VecDeque::new() }
+    pub(crate) fn new(text: R, rules: LineRules) -> Self {
+        Self { text, rules, last_number: 0, put_back: VecDeque::new() }
+    }
+
+    pub(crate) fn bytes_max(&self) -> usize {
+        self.rules.bytes_max
     }
 
     /// Returns the next line, or `None` at the end.
@@ -40,17 +82,22 @@ impl<R: BufRead> Lines<R> {
         if let Some(line) = self.put_back.pop_front() {
             return Ok(Some(line));
         }
+        let LineRules { bytes_max, needs_end } = self.rules;
         let mut text = Vec::with_capacity(80);
-        (&mut self.text).take(LINE_BYTES_MAX as u64).read_until(b'\n', &mut text)?;
+        (&mut self.text).take(bytes_max as u64).read_until(b'\n', &mut text)?;
         if text.is_empty() {
             return Ok(None);
         }
         self.last_number += 1;
-        let is_cut = text.len() == LINE_BYTES_MAX && !text.ends_with(b"\n");
-        if is_cut {
-            self.text.skip_until(b'\n')?;
-        }
-        Ok(Some(Line { number: self.last_number, text, is_cut }))
+        let fault = match text.ends_with(b"\n") {
+            true => None,
+            false if text.len() == bytes_max => {
+                self.text.skip_until(b'\n')?;
+                Some(Fault::TooLong { bytes_max })
+            }
+            false => needs_end.then_some(Fault::Unended),
+        };
+        Ok(Some(Line { number: self.last_number, text, fault }))
     }
 
     /// Returns the next line that is not blank.

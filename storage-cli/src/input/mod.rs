@@ -1,6 +1,6 @@
 //! Text into records: formats, how they are recognised, and the loop over the lines of a file.
 //!
-//! Memory is bounded whatever the file holds: a line has at most [`LINE_BYTES_MAX`] bytes, and a
+//! Memory is bounded whatever the text holds: a line has at most [`LineRules::bytes_max`] bytes, and a
 //! quoted text that spans lines as many.
 
 pub(crate) mod csv;
@@ -15,12 +15,28 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use storage::MetricRecord;
 
-use self::lines::Lines;
+pub(crate) use self::lines::LineRules;
+use self::lines::{Line, Lines};
 use self::time::TimeFormat;
 use crate::args::SampleFormat;
+use crate::output::text;
 
-/// The longest line, or quoted text over several lines, that is read.
+/// The longest line of a file, or quoted text over several lines, that is read.
 pub(crate) const LINE_BYTES_MAX: usize = 1 << 20;
+
+/// How much is said about a bad line: it may quote what it is made of.
+const REASON_CHARS_MAX: usize = 300;
+
+/// How a text is to be read.
+#[derive(Debug, Clone)]
+pub(crate) struct Syntax {
+    /// Its format; `None` goes by the first line.
+    pub(crate) format: Option<SampleFormat>,
+    /// What its lines do not say.
+    pub(crate) defaults: Defaults,
+    /// What a line may be.
+    pub(crate) lines: LineRules,
+}
 
 /// What the lines of a file do not say themselves.
 #[derive(Debug, Clone)]
@@ -74,12 +90,12 @@ pub(crate) trait Sink {
 /// Those of reading and of `sink`; and a CSV header that lacks what every record needs.
 pub(crate) fn read(
     mut text: impl BufRead,
-    format: Option<SampleFormat>,
-    defaults: &Defaults,
+    syntax: &Syntax,
     sink: &mut dyn Sink,
 ) -> Result<Vec<String>> {
+    let Syntax { format, defaults, lines: rules } = syntax;
     skip_byte_order_mark(&mut text)?;
-    let mut lines = Lines::new(text);
+    let mut lines = Lines::new(text, *rules);
     let Some(first) = lines.first_with_text()? else {
         return Ok(Vec::new());
     };
@@ -109,9 +125,9 @@ fn read_lines(
         if first.is_blank() {
             continue;
         }
-        if first.is_cut {
+        if let Some(fault) = first.fault {
             sink.line()?;
-            sink.bad(first.number, "the line is longer than 1 MiB");
+            sink.bad(first.number, &fault.to_string());
             continue;
         }
         let (parsed, rest) = parse_one(lines, parser, &first.text, &mut records)?;
@@ -130,7 +146,7 @@ fn read_lines(
             reason = Some(why);
         }
         if let Some(reason) = reason {
-            sink.bad(first.number, &reason);
+            sink.bad(first.number, &text::printable(&reason, REASON_CHARS_MAX));
             // A stray quote must not swallow the good lines after it.
             lines.put_back(rest);
         }
@@ -144,13 +160,13 @@ fn parse_one(
     parser: &mut dyn Parser,
     first: &[u8],
     records: &mut Vec<MetricRecord>,
-) -> io::Result<(Parsed, Vec<lines::Line>)> {
-    let mut rest: Vec<lines::Line> = Vec::new();
+) -> io::Result<(Parsed, Vec<Line>)> {
+    let mut rest: Vec<Line> = Vec::new();
     let mut bytes = first.len();
     let mut parsed = parser.parse(first, records);
     while parsed == Parsed::More {
         parsed = match lines.next()? {
-            Some(next) if bytes + next.text.len() <= LINE_BYTES_MAX && !next.is_cut => {
+            Some(next) if bytes + next.text.len() <= lines.bytes_max() && next.fault.is_none() => {
                 bytes += next.text.len();
                 let parsed = parser.parse(&next.text, records);
                 rest.push(next);
@@ -246,14 +262,22 @@ mod tests {
         }
     }
 
-    fn collect(text: &str) -> Collected {
+    fn syntax(format: Option<SampleFormat>) -> Syntax {
         let defaults = Defaults {
             server: "import".into(),
             metric: Some("m".into()),
             time_format: TimeFormat::Auto,
         };
+        Syntax { format, defaults, lines: LineRules::default() }
+    }
+
+    fn collect(text: &str) -> Collected {
+        collect_as(text.as_bytes(), &syntax(None))
+    }
+
+    fn collect_as(text: &[u8], syntax: &Syntax) -> Collected {
         let mut found = Collected::default();
-        read(text.as_bytes(), None, &defaults, &mut found).unwrap();
+        read(text, syntax, &mut found).unwrap();
         found
     }
 
@@ -313,10 +337,9 @@ mod tests {
 
     #[test]
     fn a_header_without_time_or_value_is_an_error() {
-        let defaults = Defaults { server: "s".into(), metric: None, time_format: TimeFormat::Auto };
         for header in ["time,count\n1,2", "value\n1", "time,value,ts\n"] {
-            let format = Some(SampleFormat::Csv);
-            assert!(read(header.as_bytes(), format, &defaults, &mut Collected::default()).is_err());
+            let syntax = syntax(Some(SampleFormat::Csv));
+            assert!(read(header.as_bytes(), &syntax, &mut Collected::default()).is_err());
         }
     }
 
@@ -355,14 +378,46 @@ mod tests {
         let mut text = b"time,value\n2014-02-14,\xff\n".to_vec();
         text.extend(vec![b'9'; 3 << 20]);
         text.extend(b"\n2014-02-14,1\n");
-        let defaults = Defaults {
-            server: "s".into(),
-            metric: Some("m".into()),
-            time_format: TimeFormat::Auto,
-        };
-        let mut found = Collected::default();
-        read(&text[..], None, &defaults, &mut found).unwrap();
+        let found = collect_as(&text, &syntax(None));
         assert_eq!(bad_lines(&found), [2, 3]);
         assert_eq!(found.records.len(), 1);
+    }
+
+    #[test]
+    fn a_header_that_never_ends_is_an_error_and_not_held() {
+        for header in [format!("\"{}", "a\n".repeat(2 << 20)), "a".repeat(3 << 20)] {
+            let syntax = syntax(Some(SampleFormat::Csv));
+            let error = read(header.as_bytes(), &syntax, &mut Collected::default()).unwrap_err();
+            assert!(error.to_string().len() < 500, "{error}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_breaks_off_gives_no_half_line_where_lines_need_an_end() {
+        let lines = LineRules { bytes_max: 64, needs_end: true };
+        let strict = Syntax { lines, ..syntax(None) };
+        let text = "cpu value=1 1392388200000000000\ncpu value=12 13923882000000";
+        let found = collect_as(text.as_bytes(), &strict);
+        assert_eq!((found.records.len(), bad_lines(&found)), (1, vec![2]));
+        let found = collect_as(format!("{text}00000\n").as_bytes(), &strict);
+        assert_eq!((found.records.len(), found.bad.len()), (2, 0));
+        // Of exactly the length that is allowed, end included, and one more.
+        for (spaces, bad) in [(63 - 31, 0), (64 - 31, 1)] {
+            let padded = format!("{}cpu value=1 1392388200000000000\n", " ".repeat(spaces));
+            let found = collect_as(padded.as_bytes(), &strict);
+            assert_eq!(found.bad.len(), bad, "{spaces}: {:?}", found.bad);
+        }
+        // A quoted text is bounded as a whole.
+        let csv = format!("time,value,server\n2014-02-14,1,\"{}\"\n", "ab\n".repeat(20));
+        assert_eq!(collect_as(csv.as_bytes(), &strict).records.len(), 0);
+        assert_eq!(collect_as(csv.as_bytes(), &syntax(None)).records.len(), 1);
+    }
+
+    #[test]
+    fn what_is_said_of_a_bad_line_can_be_printed() {
+        let found = collect(&format!("time,value\n2014-02-14,\u{1b}[2J{}\n", "x".repeat(1000)));
+        let (_, reason) = &found.bad[0];
+        assert!(reason.chars().count() <= REASON_CHARS_MAX + 1, "{reason}");
+        assert!(!reason.contains(char::is_control), "{reason:?}");
     }
 }

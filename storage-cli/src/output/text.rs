@@ -49,6 +49,18 @@ pub(crate) fn counted(number: u64, noun: &str) -> String {
     format!("{} {noun}{plural}", count(number))
 }
 
+/// Returns `text` as it can be shown in a line, whoever it comes from: control characters replaced,
+/// cut after `chars_max` characters.
+pub(crate) fn printable(text: &str, chars_max: usize) -> String {
+    let replaced = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+    let mut chars = text.chars().map(replaced);
+    let mut shown: String = chars.by_ref().take(chars_max).collect();
+    if chars.next().is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
 /// Returns `bytes` in the unit that suits them.
 pub(crate) fn bytes(bytes: u64) -> String {
     let mut scaled = bytes as f64;
@@ -97,6 +109,13 @@ mod tests {
         ] {
             assert_eq!(rounded(value), expected);
         }
+    }
+
+    #[test]
+    fn what_others_wrote_is_shown_in_a_line() {
+        assert_eq!(printable("a\r\nb\u{9b}é", 9), "a\u{fffd}\u{fffd}b\u{fffd}é");
+        assert_eq!(printable("äöü", 3), "äöü");
+        assert_eq!(printable("äöü", 2), "äö…");
     }
 
     #[test]

@@ -97,6 +97,7 @@ pub(super) fn expected_of(known: &Value, path: &str) -> String {
         Some(Value::Number(example)) => format!("a number such as {example}"),
         Some(Value::Bool(_)) => "true or false".to_owned(),
         Some(Value::Object(_)) => "an object".to_owned(),
+        Some(example @ Value::Array(_)) => format!("a list such as {example}"),
         _ => "another value".to_owned(),
     }
 }

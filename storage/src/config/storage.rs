@@ -9,6 +9,7 @@ use storage_core::pipeline::{ActorOptions, Spool, SpoolLimits};
 use storage_core::{Error, ErrorKind, Result, StorageBackend};
 
 use super::age::Age;
+use super::listen::ListenConfig;
 use super::options::{
     BackendName, CollectConfig, ParquetConfig, PostgresConfig, SpoolConfig, SqliteConfig,
 };
@@ -36,6 +37,7 @@ use crate::connect;
 /// | `rollup_delay` | `5m` | how long after its end a window is rolled up |
 /// | `spool` | none | see [`SpoolConfig`] |
 /// | `collect` | every second | see [`CollectConfig`] |
+/// | `listen` | nowhere | see [`ListenConfig`] |
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StorageConfig {
@@ -75,6 +77,8 @@ pub struct StorageConfig {
     pub spool: Option<SpoolConfig>,
     /// What is measured of the machine itself.
     pub collect: CollectConfig,
+    /// Where samples come in by sockets.
+    pub listen: ListenConfig,
 }
 
 impl Default for StorageConfig {
@@ -96,6 +100,7 @@ impl Default for StorageConfig {
             rollup_delay: Age(Duration::from_secs(300)),
             spool: None,
             collect: CollectConfig::default(),
+            listen: ListenConfig::default(),
         }
     }
 }
@@ -117,6 +122,7 @@ impl StorageConfig {
             rollups: Some(true),
             spool: Some(SpoolConfig::default()),
             collect: CollectConfig { server: Some("web-1".to_owned()), ..Default::default() },
+            listen: ListenConfig::example(),
             ..Self::default()
         }
     }
@@ -155,6 +161,7 @@ impl StorageConfig {
         if let Some((_, key, expected)) = table.into_iter().find(|(is_right, ..)| !is_right) {
             return Err(bad_value(key, expected));
         }
+        self.listen.validate()?;
         self.check_rollups()?;
         self.url().map(drop)
     }
