@@ -43,6 +43,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::time::{floor_ms, from_ms, width_ms};
 use crate::metrics::{StorageBackend, TimeRange};
 
+use self::options::SETTLE;
 pub use self::options::{RollupOptions, RollupTier};
 pub use self::reads::{PercentileWindow, RolledWindows, SeriesPercentiles, Stretch, WindowSource};
 pub use self::roll::RefreshReport;
@@ -126,7 +127,7 @@ impl Stores {
 /// finishes what it had begun, when its lease has run out. Until then reads wait at most as long
 /// as it takes to put rollups together, and writes of samples that were about to be pruned wait at most
 /// [`RollupOptions::with_wait_max`]. One thing is left to luck: a batch with samples that are about to be
-/// pruned, which takes longer than half of [`RollupOptions::with_settle`] in the moment in which that
+/// pruned, which takes longer than [`RollupOptions::with_settle`] in the moment in which that
 /// prune begins, may count twice; if its process is killed before it was acknowledged, its older part may be missing.
 ///
 /// # Errors
@@ -323,15 +324,18 @@ impl Rolled {
         Ok(())
     }
 
-    /// Returns a view that is so new that a refresh or prune which began since still waits.
-    async fn seen_lately(&self) -> Result<Arc<View>> {
+    /// Returns a view that is so new that a refresh or prune which began since still waits, also one by
+    /// a handle that waits less than this one. With it when it was read, or a moment before.
+    async fn seen_lately(&self) -> Result<(Arc<View>, Instant)> {
         {
             let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-            if seen.1.elapsed() < self.stores.options.settle / 4 {
-                return Ok(Arc::clone(&seen.0));
+            let settle = seen.0.settle().unwrap_or(SETTLE).min(self.stores.options.settle);
+            if seen.1.elapsed() < settle / 4 {
+                return Ok((Arc::clone(&seen.0), seen.1));
             }
         }
-        self.look().await
+        let looked = Instant::now();
+        Ok((self.look().await?, looked))
     }
 
     /// Looks at the view again, and remembers it.

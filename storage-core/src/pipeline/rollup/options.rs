@@ -7,6 +7,9 @@ use chrono::{DateTime, Utc};
 
 use crate::metrics::StorageBackend;
 
+/// How long whoever rolls up or prunes waits for writes, if nobody says otherwise.
+pub(super) const SETTLE: Duration = Duration::from_millis(200);
+
 /// Rollups of one width, and the store in which they are kept, which holds nothing else.
 #[derive(Clone)]
 pub struct RollupTier {
@@ -71,7 +74,7 @@ impl Default for RollupOptions {
         Self {
             delay: Duration::from_secs(300),
             lease: Duration::from_secs(30),
-            settle: Duration::from_millis(200),
+            settle: SETTLE,
             wait_max: Duration::from_secs(90),
             clock: Arc::new(Utc::now),
         }
@@ -95,7 +98,8 @@ impl RollupOptions {
         self
     }
 
-    /// How long whoever rolls up or prunes waits for writes that were under way when it began.
+    /// How long whoever rolls up or prunes waits for writes that were under way when it began. Handles
+    /// need not agree: the shortest of all that ever rolled up or pruned is what writers count on.
     /// Default: 200 ms.
     #[must_use]
     pub const fn with_settle(mut self, settle: Duration) -> Self {

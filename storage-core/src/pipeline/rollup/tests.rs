@@ -4,6 +4,7 @@
 mod crashes;
 mod model;
 mod mortal;
+mod settle;
 mod together;
 
 use std::collections::BTreeMap;

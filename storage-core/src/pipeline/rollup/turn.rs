@@ -41,6 +41,7 @@ impl Turn {
         let mut view = self.view.clone();
         change(&mut view);
         view.generation += 1;
+        view.note_settle(self.stores.options.settle);
         let published = self.stores.control.publish(&view).await;
         // It may stand there all the same: the next one must not have the same number.
         self.view = if published.is_ok() { view } else { self.stores.control.view().await? };

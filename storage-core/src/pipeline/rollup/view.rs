@@ -2,6 +2,7 @@
 //! pruned.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +61,8 @@ pub(super) struct View {
     pub(super) tiers: BTreeMap<i64, Reach>,
     /// When retention was applied last.
     pub(super) retained_ms: i64,
+    /// The shortest that anybody who rolled up or pruned has waited for writes; none while nobody has.
+    pub(super) settle_ms: Option<u64>,
 }
 
 impl Default for View {
@@ -77,6 +80,7 @@ impl Default for View {
             announced_ms: MIN_MS,
             tiers: BTreeMap::new(),
             retained_ms: MIN_MS,
+            settle_ms: None,
         }
     }
 }
@@ -109,6 +113,23 @@ impl View {
         }
     }
 
+    /// Notes that it is changed by somebody who waits `settle` for writes.
+    pub(super) fn note_settle(&mut self, settle: Duration) {
+        let settle_ms = u64::try_from(settle.as_millis()).unwrap_or(u64::MAX);
+        self.settle_ms = Some(self.settle_ms.map_or(settle_ms, |before| before.min(settle_ms)));
+    }
+
+    /// The shortest that anybody has waited for writes, if anybody has.
+    pub(super) fn settle(&self) -> Option<Duration> {
+        self.settle_ms.map(Duration::from_millis)
+    }
+
+    /// Whether a write that landed so long after its view was read is in the rollups of a prune that
+    /// began since: who prunes waits at least as long.
+    pub(super) fn waited_for(&self, landed: Duration) -> bool {
+        self.settle().is_some_and(|settle| landed < settle)
+    }
+
     /// Whether a sample at `ms` may not be written at the moment.
     pub(super) fn keeps_out(&self, ms: i64) -> bool {
         self.phase != Phase::Idle && ms < self.cutoff_ms
@@ -119,5 +140,24 @@ impl View {
     /// Where samples were removed nothing is to be opened: what is there is always added.
     pub(super) fn is_late(&self, ms: i64) -> bool {
         (self.frozen_ms..self.announced_ms).contains(&ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shortest_wait_of_all_counts() {
+        let ms = Duration::from_millis;
+        let mut view = View::default();
+        assert!(!view.waited_for(ms(0)));
+        view.note_settle(ms(7));
+        view.note_settle(ms(9));
+        assert!(view.waited_for(ms(6)) && !view.waited_for(ms(7)));
+        // One of before this was noted.
+        let mut stored = serde_json::to_value(&view).unwrap();
+        stored.as_object_mut().unwrap().remove("settle_ms");
+        assert_eq!(serde_json::from_value::<View>(stored).unwrap().settle_ms, None);
     }
 }

@@ -25,14 +25,16 @@ impl Rolled {
         let mut outcome = Outcome::NotApplied;
         loop {
             let in_doubt = in_doubt(outcome);
-            let mut before = self.seen_lately().await.map_err(&in_doubt)?;
+            let (mut before, mut looked) = self.seen_lately().await.map_err(&in_doubt)?;
             if earliest_ms < before.announced_ms.max(before.cutoff_ms) {
+                looked = Instant::now();
                 before = self.look().await.map_err(&in_doubt)?;
             }
             while before.keeps_out(earliest_ms) {
-                before = self.wait_past(&before, deadline).await.map_err(&in_doubt)?;
+                self.wait_past(&before, deadline).await.map_err(&in_doubt)?;
+                looked = Instant::now();
+                before = self.look().await.map_err(&in_doubt)?;
             }
-            let looked = Instant::now();
             self.mark(&before, records, widths_ms).await.map_err(&in_doubt)?;
             self.stores.raw.write_batch(records).await.map_err(&in_doubt)?;
             let landed = looked.elapsed();
@@ -42,7 +44,7 @@ impl Rolled {
             let was_overtaken = after.keeps_out(earliest_ms)
                 || after.prunes != before.prunes && earliest_ms < after.frozen_ms;
             // Whoever prunes waits: what was so fast is in its rollups.
-            if was_overtaken && landed >= self.stores.options.settle / 2 {
+            if was_overtaken && !after.waited_for(landed) {
                 let mut after = after;
                 while after.keeps_out(earliest_ms) {
                     after = self.wait_past(&after, deadline).await.map_err(&in_doubt)?;
