@@ -91,6 +91,50 @@ fn a_plan_is_carried_out_and_no_day_is_forgotten() {
     assert_eq!(fixture.json(&["rollup", "--rebuild"])["rollups_written"], 0);
 }
 
+/// The widths of the configuration, an age for each; who does not name them finds them.
+#[test]
+fn widths_of_ones_own_are_kept_each_for_its_time() {
+    let fixture = Fixture::new();
+    let storage = json!({
+        "sqlite": { "path": fixture.path("metrics.db") },
+        "rollups": [{ "width": "15m", "keep": "10d" }, { "width": "2h" }],
+        "retention": { "raw_metrics": "3d" },
+    });
+    fixture.file("storage.json", &json!({ "storage": storage }).to_string());
+    fixture.ok(&["import", &fixture.file("in.jsonl", &lines())]);
+    fixture.ok(&["rollup"]);
+    let before = fixture.json(&["aggregate", "--window", "2h", "--rollups"]);
+    assert_eq!(counted(&before), SAMPLES);
+    let done = fixture.json(&["retention", "run"]);
+    let kept: Vec<_> = done.as_array().unwrap().iter().map(|entry| &entry["kept"]).collect();
+    assert_eq!(kept, ["samples", "rollups of 15m", "rollups of 2h"]);
+    assert!(done[1]["removed"].as_u64().unwrap() > 5 * 2 * 96, "{done}");
+    assert_eq!(done[2]["removed"], 0);
+    for suffix in ["rollup_15m", "rollup_2h", "rollups"] {
+        assert!(fixture.path(&format!("metrics.db.{suffix}")).exists(), "{suffix}");
+    }
+    assert!(!fixture.path("metrics.db.rollup_5m").exists());
+
+    assert_eq!(fixture.json(&["aggregate", "--window", "2h", "--rollups"]), before);
+    let url = format!("rolled://?samples={}", fixture.url());
+    for url in [&url, &format!("{url}&widths=15m,2h")] {
+        let again = ["aggregate", "--window", "2h", "--rollups", "--url", url];
+        assert_eq!(fixture.json(&again), before, "{url}");
+    }
+    // A late sample by that URL is seen by those rollups.
+    let late = before[0]["window_start"].as_str().unwrap();
+    let csv = format!("server_id,timestamp,metric_type,value\nweb-1,{late},m,7\n");
+    fixture.ok(&["import", &fixture.file("late.csv", &csv), "--url", &url]);
+    let after = fixture.json(&["aggregate", "--window", "2h", "--rollups"]);
+    assert_eq!(counted(&after), SAMPLES + 1);
+    assert!(!fixture.path("metrics.db.rollup_5m").exists());
+
+    let refused = fixture.refused(&["stats", "--url", &format!("{url}&widths=15m,2x")]);
+    assert!(refused.contains("widths=5m,1h,1d"), "{refused}");
+    let refused = fixture.refused(&["stats", "--url", &format!("{url}&widths=15m,20m")]);
+    assert!(refused.contains("parameter=widths") && refused.contains("1200s"), "{refused}");
+}
+
 #[test]
 fn run_prunes_behind_rollups() {
     let fixture = configured(a_week_of_samples());

@@ -50,7 +50,7 @@ pub fn schemes() -> &'static [Scheme] {
 /// | `parquet://archive`, `parquet:///var/lib/archive?merge_samples=100000` | Parquet files in a directory |
 /// | `parquet+s3://bucket/prefix`, `parquet+gs://...`, `parquet+az://...` | Parquet files in an object store |
 /// | `tiered://?hot=URL&cold=URL` | two of them as one: see [`TierUrls`](crate::TierUrls) |
-/// | `rolled://?samples=URL` | one of these with rollups beside it: see [`RollupUrls`](crate::RollupUrls) |
+/// | `rolled://?samples=URL&widths=5m,1h,1d` | one of these with rollups beside it: see [`RollupUrls`](crate::RollupUrls) |
 ///
 /// # Errors
 /// `Config` if the scheme is unknown, its feature is not built in, or a parameter is unknown or

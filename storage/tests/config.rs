@@ -225,7 +225,7 @@ fn rollups_are_made_where_one_is_given_an_age() {
     let upkeep = |text: &str| parse(text).unwrap().storage.upkeep().unwrap();
     for text in [WITH_AGES, WITH_DAYS] {
         let upkeep = upkeep(text).unwrap();
-        assert!(upkeep.has_rollups && upkeep.retention_interval == Duration::from_secs(3600));
+        assert!(upkeep.has_rollups() && upkeep.retention_interval == Duration::from_secs(3600));
     }
     assert_eq!(upkeep(WITH_DAYS).unwrap().policy, {
         let policy = RetentionPolicy::default().keep_samples(7 * DAY).unwrap();
@@ -234,14 +234,67 @@ fn rollups_are_made_where_one_is_given_an_age() {
     });
     assert!(upkeep("").is_none());
     let plain = upkeep(r#"{"storage":{"retention":{"raw_metrics":"7d"}}}"#).unwrap();
-    assert!(!plain.has_rollups);
+    assert!(!plain.has_rollups());
     let asked = upkeep(r#"{"storage":{"rollups":true,"rollup_delay":"1m"}}"#).unwrap();
-    assert!(asked.has_rollups && asked.delay == Duration::from_secs(60));
+    assert!(asked.has_rollups() && asked.delay == Duration::from_secs(60));
     let text = r#"{"storage":{"rollups":false,"retention":{"aggregated_1hour":"1y"}}}"#;
     assert_eq!(parse(text).unwrap_err().context("key"), Some("storage.rollups"));
     let text = r#"{"storage":{"retention":{"raw_metrics_bytes_max":0}}}"#;
     let key = "storage.retention.raw_metrics_bytes_max";
     assert_eq!(parse(text).unwrap_err().context("key"), Some(key));
+}
+
+#[test]
+fn rollups_of_any_widths_are_kept_for_any_time() {
+    let minutes = |minutes: u64| Duration::from_secs(minutes * 60);
+    let config = |rollups: &str, retention: &str| {
+        let text = format!(r#"{{"storage":{{"rollups":{rollups},"retention":{{{retention}}}}}}}"#);
+        parse(&text)
+    };
+    let upkeep = |rollups: &str, retention: &str| {
+        config(rollups, retention).unwrap().storage.upkeep().unwrap()
+    };
+    let tiers = r#"[{"width":"1d"},{"width":"1m","keep":"14d"},{"width":"15m","keep":"1y"}]"#;
+    let kept = upkeep(tiers, r#""raw_metrics":"7d","aggregated_1day":"9y""#).unwrap();
+    assert_eq!(kept.widths, [minutes(1), minutes(15), DAY]);
+    let policy = RetentionPolicy::default().keep_samples(7 * DAY).unwrap();
+    let policy = policy.keep_rollups(minutes(1), 14 * DAY).unwrap();
+    let policy = policy.keep_rollups(minutes(15), 365 * DAY + DAY / 4).unwrap();
+    assert_eq!(kept.policy, policy.keep_rollups(DAY, 9 * (365 * DAY + DAY / 4)).unwrap());
+    assert_eq!(upkeep("true", "").unwrap().widths.len(), 3);
+    assert!(upkeep("[]", "").is_none() && upkeep("false", "").is_none());
+    let round = config(tiers, "").unwrap();
+    assert_eq!(parse(&round.to_json().to_string()).unwrap(), round);
+    let variables = [("STORAGE__ROLLUPS", r#"[{"width":"2h"}]"#)];
+    let config_of_environment = Config::from_json("", &variables).unwrap().storage;
+    assert_eq!(config_of_environment.upkeep().unwrap().unwrap().widths, [minutes(120)]);
+
+    for (rollups, retention, key) in [
+        (r#"[{"width":"1500ms"}]"#, "", "storage.rollups"),
+        (r#"[{"width":"0s"}]"#, "", "storage.rollups"),
+        (r#"[{"width":"5m"},{"width":"7m"}]"#, "", "storage.rollups"),
+        (r#"[{"width":"5m"},{"width":"300s"}]"#, "", "storage.rollups"),
+        (r#"[{"width":"5m","keep":"0s"}]"#, "", "storage.rollups"),
+        (r#"[{"keep":"1d"}]"#, "", "storage.rollups"),
+        (r#"["5m"]"#, "", "storage.rollups"),
+        (r#"[{"width":"5m","kep":"1d"}]"#, "", "storage.rollups[0].kep"),
+        ("3", "", "storage.rollups"),
+        (r#"[{"width":"1m"}]"#, r#""aggregated_5min":"1d""#, "storage.retention.aggregated_5min"),
+        (
+            r#"[{"width":"1h","keep":"2d"}]"#,
+            r#""aggregated_1hour_days":1"#,
+            "storage.retention.aggregated_1hour",
+        ),
+    ] {
+        let error = config(rollups, retention).unwrap_err();
+        assert_eq!(
+            (error.kind(), error.context("key")),
+            (ErrorKind::Config, Some(key)),
+            "{rollups}"
+        );
+    }
+    let error = config(r#"[{"width":"5m","kep":"1d"}]"#, "").unwrap_err();
+    assert_eq!(error.context("did_you_mean"), Some("keep"));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use storage::config::Age;
-use storage::pipeline::{RolledWindows, RollupOptions, RollupTier, Stretch, WindowSource};
+use storage::pipeline::{RolledWindows, RollupOptions, Stretch, WindowSource};
 use storage::{
     MetricAggregation, RollupUrls, SeriesFilter, SeriesKey, SeriesWindows, StorageBackend,
     TimeRange,
@@ -52,9 +52,12 @@ pub(super) async fn run_rolled(
     output: &mut Output,
 ) -> Result<ExitCode> {
     let (filter, range) = (args.chosen.filter()?, args.span.range()?);
+    let urls = match url.starts_with("rolled://") {
+        true => RollupUrls::from_url(url).await?,
+        false => RollupUrls::find(url).await?,
+    };
     // A typo must not come out as an empty store.
-    let samples = store::open_existing(url).await?;
-    let urls = RollupUrls::beside(url, &RollupTier::DEFAULT_WIDTHS)?;
+    let samples = store::open_existing(&urls.samples).await?;
     let rolled = urls.open_beside(samples, RollupOptions::default()).await?;
     // It is needed for this: the command line says so.
     let width = args.window.unwrap_or_default();

@@ -16,7 +16,7 @@ const PLANNED: [&str; 6] = ["kept", "before", "rows", "would_remove", "bytes", "
 
 pub(super) async fn rollup(args: &Rollup, output: &mut Output) -> Result<ExitCode> {
     let config = Config::load(&args.file.config)?.storage;
-    if !config.upkeep()?.is_some_and(|upkeep| upkeep.has_rollups) {
+    if !config.upkeep()?.is_some_and(|upkeep| upkeep.has_rollups()) {
         bail!(
             "the configuration has no rollups; name an age in `retention.aggregated_1hour`, \
              or say `rollups`: true"

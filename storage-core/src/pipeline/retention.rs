@@ -76,6 +76,17 @@ impl RetentionPolicy {
         self
     }
 
+    /// Refuses a width that is not among `kept`: its rollups are not there, and would seem to be kept.
+    fn check(&self, kept: impl Iterator<Item = Duration>) -> Result<()> {
+        let kept: Vec<_> = kept.collect();
+        match self.rollups.keys().find(|width| !kept.contains(width)) {
+            Some(width) => Err(Error::invalid("there are no rollups of this width")
+                .with_context("width", format!("{width:?}"))
+                .with_context("kept", format!("{kept:?}"))),
+            None => Ok(()),
+        }
+    }
+
     fn rule(&self, tier: Option<Duration>) -> Rule {
         match tier {
             None => self.samples,
@@ -137,8 +148,9 @@ impl Rolled {
     /// windows go. One process at a time does it; others wait.
     ///
     /// # Errors
-    /// `Busy` if another process had its turn for longer than a call waits; otherwise those of the
-    /// stores. Done again it goes on where it broke off.
+    /// `InvalidArgument` if the policy names a width that no tier has; `Busy` if another process had its
+    /// turn for longer than a call waits; otherwise those of the stores. Done again it goes on where it
+    /// broke off.
     ///
     /// # Cost
     /// Samples are read once more before they are removed.
@@ -161,7 +173,7 @@ impl Rolled {
     /// Says what [`retain`](Self::retain) would remove now, and removes nothing.
     ///
     /// # Errors
-    /// Those of the stores.
+    /// `InvalidArgument` as [`retain`](Self::retain); otherwise those of the stores.
     ///
     /// # Cost
     /// What would be removed is counted by a scan of it.

@@ -50,9 +50,6 @@ pub use self::roll::RefreshReport;
 pub(super) use self::row::FIELDS;
 pub(super) use self::turn::Turn;
 
-/// The narrowest windows of a tier, in milliseconds: whole seconds leave room for a row.
-const SECOND_MS: i64 = 1000;
-
 /// A tier with its width in milliseconds.
 struct Tier {
     width_ms: i64,
@@ -80,6 +77,12 @@ struct Stores {
     marker: Marker,
     /// Held to read by writes and prunes, to write by `close`, which lets them end.
     under_way: RwLock<()>,
+}
+
+impl Tier {
+    fn width(&self) -> Duration {
+        Duration::from_millis(self.width_ms.unsigned_abs())
+    }
 }
 
 impl Stores {
@@ -117,7 +120,9 @@ impl Stores {
 ///
 /// # The stores
 /// Tiers and control store hold nothing else. All handles on the same samples, in whatever process,
-/// must use the same ones, and write and prune through them. What is written by another way is
+/// must use the same ones, and write and prune through them. [`kept_widths`](Self::kept_widths) says which
+/// these are. A tier that is new begins where samples begin, one that is left out is not
+/// answered from any more; its store stays as it is. What is written by another way is
 /// rolled up all the same if it is new; late, it is missed until
 /// [`rebuild`](Self::rebuild) or the prune of its samples. What is pruned by another way keeps the
 /// rollups that were there.
@@ -213,6 +218,9 @@ impl Rolled {
         let own = checked(&tiers)?;
         let control = Control::<View>::new(control, options.lease);
         let view = control.view().await?;
+        for width in view.widths().filter(|width| own.iter().all(|tier| tier.width() != *width)) {
+            tracing::warn!(target: "storage", ?width, "rollups that were kept are not kept any more");
+        }
         let stores = Stores {
             raw,
             tiers: own,
@@ -227,6 +235,17 @@ impl Rolled {
             seen: Mutex::new((Arc::new(view), Instant::now())),
             closed: AtomicBool::new(false),
         })
+    }
+
+    /// Says which widths of rollups are kept by who uses `control`, from the narrowest; `None` where
+    /// nobody has rolled up or pruned yet.
+    ///
+    /// # Errors
+    /// Those of the store; `Corrupt` if it is no control store of rollups.
+    pub async fn kept_widths(control: Arc<dyn StorageBackend>) -> Result<Option<Vec<Duration>>> {
+        let control = Control::<View>::new(control, RollupOptions::default().lease);
+        let widths: Vec<_> = control.view().await?.widths().collect();
+        Ok(if widths.is_empty() { None } else { Some(widths) })
     }
 
     /// The store of samples.
@@ -375,21 +394,11 @@ impl Rolled {
 
 /// Returns the tiers with their widths in milliseconds.
 fn checked(tiers: &[RollupTier]) -> Result<Vec<Tier>> {
-    let mut checked: Vec<Tier> = Vec::with_capacity(tiers.len());
-    for RollupTier { width, store } in tiers {
-        let wrong = |problem| config(problem).with_context("width", format!("{width:?}"));
-        let width_ms = width_ms(*width)
-            .map_err(|error| wrong("rollups cannot have this width").with_source(error))?;
-        if width_ms % SECOND_MS != 0 {
-            return Err(wrong("rollups are whole seconds wide"));
-        }
-        let below_ms = checked.last().map_or(SECOND_MS, |below| below.width_ms);
-        if width_ms % below_ms != 0 || !checked.is_empty() && width_ms == below_ms {
-            return Err(wrong("the width of a tier is a multiple of the one below"));
-        }
-        checked.push(Tier { width_ms, store: Arc::clone(store) });
-    }
-    Ok(checked)
+    RollupTier::check_widths(&tiers.iter().map(RollupTier::width).collect::<Vec<_>>())?;
+    let of = |tier: &RollupTier| {
+        Ok(Tier { width_ms: width_ms(tier.width)?, store: Arc::clone(&tier.store) })
+    };
+    tiers.iter().map(of).collect()
 }
 
 fn config(message: &'static str) -> Error {

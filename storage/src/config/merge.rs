@@ -21,6 +21,12 @@ pub(super) fn refuse_unknown(value: &Value, known: &Value, path: &str) -> Result
                 .with_context("key", path)
                 .with_context("expected", "an object"));
         }
+        (Value::Array(items), Value::Array(known)) => {
+            let Some(known) = known.first() else { return Ok(()) };
+            let mut items = items.iter().enumerate();
+            return items
+                .try_for_each(|(no, item)| refuse_unknown(item, known, &format!("{path}[{no}]")));
+        }
         _ => return Ok(()),
     };
     for (name, field) in fields {

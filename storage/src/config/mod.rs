@@ -21,9 +21,11 @@ mod listen;
 mod merge;
 mod options;
 mod retention;
+mod rollups;
 mod storage;
 mod upkeep;
 
+use std::borrow::Cow;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -36,6 +38,7 @@ pub use self::options::{
     BackendName, CollectConfig, ParquetConfig, PostgresConfig, SpoolConfig, SqliteConfig,
 };
 pub use self::retention::{Keep, RetentionConfig};
+pub use self::rollups::{RollupConfig, RollupsConfig};
 pub use self::storage::StorageConfig;
 pub use self::upkeep::Upkeep;
 
@@ -126,7 +129,7 @@ fn known_keys() -> Result<Value> {
     serde_json::to_value(config).map_err(|error| config_error("no example").with_source(error))
 }
 
-fn config_error(message: &'static str) -> Error {
+fn config_error(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Config, message).with_operation("load_config")
 }
 

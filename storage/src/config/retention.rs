@@ -9,7 +9,8 @@ use super::age::Age;
 use super::{bad_value, config_error};
 
 /// How long samples and their rollups are kept: as `"7d"` or as a number of days, not both. What is
-/// not named is kept for ever.
+/// not named is kept for ever. How long rollups of other widths are kept stands beside their width: see
+/// [`RollupsConfig`](super::RollupsConfig).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RetentionConfig {
@@ -79,6 +80,16 @@ impl RetentionConfig {
                 self.aggregated_1day_days,
             )?,
         })
+    }
+
+    /// How long rollups of 5 minutes, an hour and a day are kept, each with the key that says so.
+    pub(super) fn rollup_ages(&self) -> Result<[(&'static str, Option<Duration>); 3]> {
+        let keep = self.keep()?;
+        Ok([
+            ("storage.retention.aggregated_5min", keep.five_minutes),
+            ("storage.retention.aggregated_1hour", keep.hour),
+            ("storage.retention.aggregated_1day", keep.day),
+        ])
     }
 
     /// Both notations, so that all of their keys are known.

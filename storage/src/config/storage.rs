@@ -14,6 +14,7 @@ use super::options::{
     BackendName, CollectConfig, ParquetConfig, PostgresConfig, SpoolConfig, SqliteConfig,
 };
 use super::retention::RetentionConfig;
+use super::rollups::RollupsConfig;
 use super::{Config, bad_value};
 use crate::connect;
 
@@ -32,7 +33,7 @@ use crate::connect;
 /// | `shutdown_secs` | 30 | how long the end may take |
 /// | `retention` | everything is kept | see [`RetentionConfig`] |
 /// | `pruning_interval` | `1h` | how often old samples and rollups are removed |
-/// | `rollups` | if any is given an age | whether rollups of 5 minutes, an hour and a day are kept |
+/// | `rollups` | if any is given an age | which rollups are kept: see [`RollupsConfig`] |
 /// | `rollup_interval` | `1m` | how often windows are rolled up |
 /// | `rollup_delay` | `5m` | how long after its end a window is rolled up |
 /// | `spool` | none | see [`SpoolConfig`] |
@@ -65,9 +66,9 @@ pub struct StorageConfig {
     pub retention: RetentionConfig,
     /// How often old samples and rollups are removed.
     pub pruning_interval: Age,
-    /// Whether there are rollups; without it, if one is given an age.
+    /// Which rollups are kept; without it those of 5 minutes, an hour and a day if one is given an age.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rollups: Option<bool>,
+    pub rollups: Option<RollupsConfig>,
     /// How often windows are rolled up.
     pub rollup_interval: Age,
     /// How long after its end a window is rolled up.
@@ -119,7 +120,7 @@ impl StorageConfig {
                 pool_size: Some(4),
             },
             retention: RetentionConfig::example(),
-            rollups: Some(true),
+            rollups: Some(RollupsConfig::example()),
             spool: Some(SpoolConfig::default()),
             collect: CollectConfig { server: Some("web-1".to_owned()), ..Default::default() },
             listen: ListenConfig::example(),

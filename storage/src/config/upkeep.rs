@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use storage_core::pipeline::{RetentionPolicy, Rolled, RollupOptions, RollupTier};
+use storage_core::pipeline::{RetentionPolicy, Rolled, RollupOptions};
 use storage_core::{Result, StorageBackend};
 
+use super::bad_value;
+use super::rollups::{Kept, kept};
 use super::storage::StorageConfig;
-use super::{bad_value, config_error};
 use crate::RollupUrls;
 
 /// How a store is kept up: what is rolled up and removed, and how often.
@@ -15,8 +16,8 @@ use crate::RollupUrls;
 pub struct Upkeep {
     /// How long what is kept.
     pub policy: RetentionPolicy,
-    /// Whether there are rollups.
-    pub has_rollups: bool,
+    /// The widths of the rollups that are kept, from the narrowest; empty if there are none.
+    pub widths: Vec<Duration>,
     /// How long after its end a window is rolled up.
     pub delay: Duration,
     /// How often windows are rolled up.
@@ -25,21 +26,30 @@ pub struct Upkeep {
     pub retention_interval: Duration,
 }
 
+impl Upkeep {
+    /// Whether there are rollups.
+    pub fn has_rollups(&self) -> bool {
+        !self.widths.is_empty()
+    }
+}
+
 impl StorageConfig {
     /// How the store is kept up; `None` if nothing is rolled up and everything is kept.
     ///
     /// # Errors
-    /// `Config` as [`RetentionConfig::keep`](super::RetentionConfig::keep).
+    /// `Config` as [`RetentionConfig::keep`](super::RetentionConfig::keep); if widths of rollups do not
+    /// fit [together](storage_core::pipeline::RollupTier::check_widths), or an age is given to rollups that are not kept.
     pub fn upkeep(&self) -> Result<Option<Upkeep>> {
-        let (policy, has_rollups) = (self.retention_policy()?, self.has_rollups()?);
+        let kept = kept(self.rollups.as_ref(), &self.retention)?;
         let upkeep = Upkeep {
-            policy,
-            has_rollups,
+            policy: self.policy(&kept)?,
+            widths: kept.iter().map(|(width, _)| *width).collect(),
             delay: self.rollup_delay.0,
             refresh_interval: self.rollup_interval.0,
             retention_interval: self.pruning_interval.0,
         };
-        Ok((has_rollups || upkeep.policy != RetentionPolicy::default()).then_some(upkeep))
+        let is_any = upkeep.has_rollups() || upkeep.policy != RetentionPolicy::default();
+        Ok(is_any.then_some(upkeep))
     }
 
     /// How long what is kept.
@@ -47,33 +57,23 @@ impl StorageConfig {
     /// # Errors
     /// As [`upkeep`](Self::upkeep).
     pub fn retention_policy(&self) -> Result<RetentionPolicy> {
-        let keep = self.retention.keep()?;
+        self.policy(&kept(self.rollups.as_ref(), &self.retention)?)
+    }
+
+    fn policy(&self, kept: &[Kept]) -> Result<RetentionPolicy> {
         let mut policy = RetentionPolicy::default();
-        if let Some(age) = keep.raw {
+        if let Some(age) = self.retention.keep()?.raw {
             policy = policy.keep_samples(age)?;
         }
         if let Some(bytes_max) = self.retention.raw_metrics_bytes_max {
             policy = policy.samples_bytes_max(bytes_max);
         }
-        let ages = [keep.five_minutes, keep.hour, keep.day];
-        for (width, age) in RollupTier::DEFAULT_WIDTHS.into_iter().zip(ages) {
+        for (width, age) in kept {
             if let Some(age) = age {
-                policy = policy.keep_rollups(width, age)?;
+                policy = policy.keep_rollups(*width, *age)?;
             }
         }
         Ok(policy)
-    }
-
-    fn has_rollups(&self) -> Result<bool> {
-        let keep = self.retention.keep()?;
-        let is_any_kept = [keep.five_minutes, keep.hour, keep.day].iter().any(Option::is_some);
-        match self.rollups {
-            Some(false) if is_any_kept => {
-                Err(config_error("rollups are given an age and are not to be made")
-                    .with_context("key", "storage.rollups"))
-            }
-            rollups => Ok(rollups.unwrap_or(is_any_kept)),
-        }
     }
 
     pub(super) fn check_rollups(&self) -> Result<()> {
@@ -89,9 +89,7 @@ impl StorageConfig {
     /// # Errors
     /// As [`connect`](Self::connect); `Config` if it is not known what is beside the store.
     pub async fn connect_rolled(&self, upkeep: &Upkeep) -> Result<Rolled> {
-        let widths: &[Duration] =
-            if upkeep.has_rollups { &RollupTier::DEFAULT_WIDTHS } else { &[] };
-        let urls = RollupUrls::beside(&self.url()?, widths)?;
+        let urls = RollupUrls::beside(&self.url()?, &upkeep.widths)?;
         let samples: Arc<dyn StorageBackend> = self.connect().await?;
         urls.open_beside(samples, RollupOptions::default().with_delay(upkeep.delay)).await
     }

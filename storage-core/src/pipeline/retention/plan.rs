@@ -9,7 +9,7 @@ use super::{RetentionEntry, RetentionPolicy, RetentionReport, Rule};
 use crate::error::Result;
 use crate::metrics::time::{MIN_MS, floor_ms, from_ms, window_start_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, StorageBackendExt, StorageStats, TimeRange};
-use crate::pipeline::rollup::{FIELDS, Place, Rolled, Turn};
+use crate::pipeline::rollup::{FIELDS, Place, Rolled, RollupTier, Turn};
 
 /// How often the oldest are removed until what is left is small enough.
 const STEPS_MAX: u32 = 20;
@@ -20,6 +20,7 @@ pub(super) async fn apply(
     policy: &RetentionPolicy,
     interval: Option<Duration>,
 ) -> Result<Option<RetentionReport>> {
+    policy.check(store.tiers().iter().map(RollupTier::width))?;
     let _under_way = store.under_way().await;
     let (mut turn, now) = (store.begin_turn("retain").await?, store.now());
     let applied = apply_in_turn(store, policy, interval, &mut turn, now).await;
@@ -79,6 +80,7 @@ async fn shrink(
 
 /// Counts what would be removed.
 pub(super) async fn plan(store: &Rolled, policy: &RetentionPolicy) -> Result<RetentionReport> {
+    policy.check(store.tiers().iter().map(RollupTier::width))?;
     let now = store.now();
     let mut report = RetentionReport::default();
     for place in store.places() {

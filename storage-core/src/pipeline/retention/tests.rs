@@ -116,6 +116,22 @@ async fn an_age_within_a_day_keeps_the_whole_day() {
     assert_eq!(error.kind(), ErrorKind::InvalidArgument);
 }
 
+/// An age that is never applied would seem to be kept.
+#[tokio::test]
+async fn an_age_of_a_width_that_nobody_keeps_is_refused() {
+    let stores = Stores::filled().await;
+    let store = stores.open().await;
+    let policy = policy().keep_rollups(Duration::from_secs(300), DAY).unwrap();
+    for refused in [store.plan_retention(&policy).await, store.retain(&policy).await] {
+        let error = refused.unwrap_err();
+        assert_eq!(
+            (error.kind(), error.context("width")),
+            (ErrorKind::InvalidArgument, Some("300s"))
+        );
+    }
+    assert_eq!(counts(&stores).await, [(DAYS * 48) as u64, 0, 0]);
+}
+
 #[tokio::test]
 async fn what_is_too_large_loses_its_oldest() {
     let stores = Stores::filled().await;

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::StorageBackend;
+use crate::metrics::time::width_ms;
 
 /// How long whoever rolls up or prunes waits for writes, if nobody says otherwise.
 pub(super) const SETTLE: Duration = Duration::from_millis(200);
@@ -22,6 +24,45 @@ impl RollupTier {
     pub const DEFAULT_WIDTHS: [Duration; 3] =
         [Duration::from_secs(300), Duration::from_secs(3600), Duration::from_secs(86_400)];
 
+    /// Says whether rollups of these widths, in any order, can be kept together: each is whole
+    /// seconds, and a multiple of the next narrower one.
+    ///
+    /// # Errors
+    /// `Config` if not, with the detail `width`, and `narrower` where two do not fit.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use storage_core::pipeline::RollupTier;
+    ///
+    /// RollupTier::check_widths(&RollupTier::DEFAULT_WIDTHS)?;
+    /// let [hour, ninety_minutes] = [3600, 5400].map(Duration::from_secs);
+    /// assert!(RollupTier::check_widths(&[ninety_minutes, hour]).is_err());
+    /// # Ok::<(), storage_core::Error>(())
+    /// ```
+    pub fn check_widths(widths: &[Duration]) -> Result<()> {
+        let mut widths = widths.to_vec();
+        widths.sort_unstable();
+        for width in &widths {
+            width_ms(*width).map_err(|error| {
+                wrong("rollups cannot have this width", *width).with_source(error)
+            })?;
+            if width.subsec_nanos() != 0 {
+                return Err(wrong("rollups are whole seconds wide", *width));
+            }
+        }
+        for pair in widths.windows(2) {
+            let (narrower, width) = (pair[0], pair[1]);
+            if width == narrower {
+                return Err(wrong("rollups of one width are kept once", width));
+            }
+            if width.as_secs() % narrower.as_secs() != 0 {
+                let problem = "each width of rollups is a multiple of the next narrower one";
+                return Err(wrong(problem, width).with_context("narrower", format!("{narrower:?}")));
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps rollups of windows `width` wide in `store`.
     pub fn new(width: Duration, store: Arc<dyn StorageBackend>) -> Self {
         Self { width, store }
@@ -36,6 +77,12 @@ impl RollupTier {
     pub fn store(&self) -> &Arc<dyn StorageBackend> {
         &self.store
     }
+}
+
+fn wrong(problem: &'static str, width: Duration) -> Error {
+    Error::new(ErrorKind::Config, problem)
+        .with_operation("open")
+        .with_context("width", format!("{width:?}"))
 }
 
 impl std::fmt::Debug for RollupTier {

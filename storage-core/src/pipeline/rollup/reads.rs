@@ -234,9 +234,7 @@ impl From<'_> {
     fn source(&self) -> WindowSource {
         match self {
             Self::Samples => WindowSource::Samples,
-            Self::Rollups(tier) => {
-                WindowSource::Rollups(Duration::from_millis(tier.width_ms.unsigned_abs()))
-            }
+            Self::Rollups(tier) => WindowSource::Rollups(tier.width()),
             Self::Gone => WindowSource::Gone,
         }
     }

@@ -325,7 +325,7 @@ async fn percentiles_are_of_samples_or_refused() {
 #[tokio::test]
 async fn tiers_that_do_not_fit_are_refused() {
     let memory = || Arc::new(InMemory::new());
-    for widths_ms in [&[1500][..], &[0], &[2000, 5000], &[2000, 2000]] {
+    for widths_ms in [&[1500][..], &[500], &[0], &[5000, 2000], &[2000, 2000]] {
         let tier = |ms: &u64| RollupTier::new(Duration::from_millis(*ms), memory());
         let opened = Rolled::open(memory(), widths_ms.iter().map(tier).collect(), memory()).await;
         assert_eq!(opened.unwrap_err().kind(), ErrorKind::Config, "{widths_ms:?}");
@@ -350,8 +350,13 @@ async fn a_new_tier_begins_where_samples_begin() {
     oracle.write(&points(10 * MINUTE_MS));
     store.prune_before(from_ms(90_000)).await.unwrap();
     oracle.prune(90_000);
+    let kept = || Rolled::kept_widths(Arc::<InMemory>::clone(&place.control));
+    assert_eq!(kept().await.unwrap().unwrap(), [2, 10].map(Duration::from_secs));
     let store = open(3).await;
     store.refresh().await.unwrap();
+    assert_eq!(kept().await.unwrap().unwrap(), WIDTHS_S.map(Duration::from_secs));
+    let new = Rolled::kept_widths(Arc::new(InMemory::new()));
+    assert_eq!(new.await.unwrap(), None);
     let stretches = check(&store, &oracle, range_ms(0, 9 * MINUTE_MS), MINUTE_MS).await;
     let widths: Vec<_> = stretches.iter().map(|stretch| stretch.source).collect();
     let rollups = |width_s| WindowSource::Rollups(Duration::from_secs(width_s));

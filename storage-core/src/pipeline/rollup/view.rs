@@ -100,6 +100,11 @@ impl View {
         self.tiers.get(&width_ms).copied().unwrap_or(unknown)
     }
 
+    /// The widths of the tiers, from the narrowest.
+    pub(super) fn widths(&self) -> impl Iterator<Item = Duration> {
+        self.tiers.keys().map(|width_ms| Duration::from_millis(width_ms.unsigned_abs()))
+    }
+
     /// Keeps tiers of these widths from here on, and no other.
     pub(super) fn keep_tiers(&mut self, widths_ms: impl Iterator<Item = i64>) {
         self.tiers = widths_ms.map(|width_ms| (width_ms, self.reach(width_ms))).collect();
