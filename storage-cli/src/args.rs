@@ -310,7 +310,7 @@ The configuration is JSON, comments allowed; `storage config check` prints every
 default. It names the store: --url is not used.
 
 Records are written in batches of `buffer_size`, or when they are `flush_interval_secs` old. While
-the store is away they are kept in memory and, with a `spool`, on disk, and are written in order when it is back.
+the store is away, also at the start, they are kept in memory and, with a `spool`, on disk, and are written in order when it is back.
 Samples older than `retention.raw_metrics` are removed every `pruning_interval`. If `retention` names an
 age for rollups too (`aggregated_5min`, `aggregated_1hour`, `aggregated_1day`), samples are rolled up every `rollup_interval`,
 and no sample is removed before that. Rollups stand beside the store; `storage aggregate --rollups` answers from them.

@@ -2,18 +2,19 @@
 //! up, prune; and what is left at the end is drained.
 
 mod input;
+mod late_store;
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use storage::config::{Config, StorageConfig, Upkeep};
-use storage::pipeline::{DrainReport, RetentionCounts, RetentionTask, StorageActor, StorageHandle};
+use storage::config::Config;
+use storage::pipeline::{DrainReport, RetentionCounts, StorageActor, StorageHandle};
 use storage::{HealthStatus, MetricRecord, StorageBackend};
 use tokio::time::interval;
 
 use self::input::Input;
+use self::late_store::LateStore;
 use super::collect::stop_signals;
 use crate::args::Run;
 use crate::listen::Tally;
@@ -30,13 +31,13 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let config = Config::load(&args.file.config)?.storage;
     let mut stop = stop_signals()?;
     let input = Input::open(args, &config).await?;
-    let Opened { store, upkeep } = open(&config).await?;
     let spool = config.open_spool().await?;
+    let store = LateStore::open(&config).await?;
     let shown_url = shown(&config.url()?);
     output.note(&format!("{} into {shown_url}, Ctrl-C ends", input.describe()));
     let (mut input, source) = input.start();
     let mut actor =
-        StorageActor::new(Arc::clone(&store)).options(config.actor_options()).source(source);
+        StorageActor::new(store.backend()).options(config.actor_options()).source(source);
     if let Some(spool) = spool.clone() {
         actor = actor.spool(spool);
     }
@@ -45,7 +46,7 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
         ended = input.ended() => ended,
         _ = stop.recv() => Ok(0),
         () = watch_health(&actor) => Ok(0),
-        () = watch_upkeep(upkeep.as_ref()) => Ok(0),
+        refused = store.watch(output) => Err(refused),
     };
     let shutdown = Duration::from_secs(config.shutdown_secs);
     let started = Instant::now();
@@ -59,17 +60,14 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
         // Who asks twice does not want to wait.
         _ = stop.recv() => actor.shutdown(Duration::ZERO).await,
     };
-    let upkeep = match upkeep {
-        Some(upkeep) => upkeep.stop_within(shutdown).await,
-        None => RetentionCounts::default(),
-    };
+    let upkeep = store.stop_upkeep(shutdown).await;
     let tally = input.tally().await;
     let bad_lines = *ended.as_ref().unwrap_or(&0) + tally.bad_lines;
     let printed = print(output, &report, &actor, &upkeep, &Tally { bad_lines, ..tally });
     if let Some(spool) = spool {
         spool.close().await?;
     }
-    store.close().await?;
+    store.backend().close().await?;
     ended?;
     printed
 }
@@ -94,38 +92,6 @@ async fn watch_health(actor: &StorageHandle) {
             }
         }
     }
-}
-
-/// Says when rolling up or removing what is old begins to fail. Never ends, also where there is
-/// nothing to do.
-async fn watch_upkeep(upkeep: Option<&RetentionTask>) {
-    let Some(upkeep) = upkeep else { return std::future::pending().await };
-    let mut before = None;
-    let mut looks = interval(HEALTH_INTERVAL);
-    loop {
-        looks.tick().await;
-        let now = upkeep.counts().last_error;
-        if let Some(error) = now.as_ref().filter(|_| now != before) {
-            warn(&format!("rollups and old samples have to wait: {error}; tried again later"));
-        }
-        before = now;
-    }
-}
-
-/// The store, and the task that keeps it up if there is anything to do.
-struct Opened {
-    store: Arc<dyn StorageBackend>,
-    upkeep: Option<RetentionTask>,
-}
-
-async fn open(config: &StorageConfig) -> Result<Opened> {
-    let Some(upkeep) = config.upkeep()? else {
-        return Ok(Opened { store: config.connect().await?, upkeep: None });
-    };
-    let store = Arc::new(config.connect_rolled(&upkeep).await?);
-    let Upkeep { policy, refresh_interval, retention_interval, .. } = upkeep;
-    let task = RetentionTask::start(&store, policy, refresh_interval, retention_interval);
-    Ok(Opened { store, upkeep: Some(task) })
 }
 
 fn print(

@@ -5,6 +5,7 @@
 //! | [`Observe`] | a log line and counters for every call |
 //! | [`Retry`] | repetition of what failed for a passing reason |
 //! | [`Timeout`] | an end to every call |
+//! | [`Deferred`] | a start while the store is away |
 //! | [`Faulty`] | faults on purpose, for tests |
 //!
 //! # The one right order
@@ -13,6 +14,7 @@
 //!   budget, and nothing is ever repeated.
 //! - *Observe outermost*: it counts what the caller saw, once for each call, and its times
 //!   include the delays. (`Retry` logs each repetition itself.)
+//! - [`Deferred`] takes the place of the backend, innermost, and opens it.
 //! - [`Faulty`], in a test, takes the place of the backend, innermost.
 //!
 //! Layers forward the name and the capabilities of what they wrap. They need the timer of a tokio
@@ -28,12 +30,14 @@
 //! # Ok(()) }
 //! ```
 
+mod deferred;
 mod faulty;
 mod observe;
 mod operation;
 mod retry;
 mod timeout;
 
+pub use deferred::Deferred;
 pub use faulty::{Fault, FaultControl, FaultCounts, FaultPlan, Faulty};
 pub use observe::{CountersSnapshot, Observe, OperationCounters};
 pub use operation::Operation;

@@ -5,6 +5,7 @@
 mod backpressure;
 mod bugs;
 mod day;
+mod late;
 mod outage;
 mod refusals;
 mod shutdown;
