@@ -15,7 +15,7 @@ pub(crate) use self::events::{Events, EventsAppend, EventsPrune, EventsReplay, E
 pub(crate) use self::jobs::{
     ExecutionList, Executions, JobAdd, JobClaim, JobList, JobUpdate, Jobs, Part, Pipelines, Remove,
 };
-pub(crate) use self::upkeep::{Retention, Rollup};
+pub(crate) use self::upkeep::{Repair, Retention, Rollup};
 use crate::input::time::{TimeFormat, parse_when};
 
 /// Collects, imports, asks, draws and exports metrics.
@@ -129,6 +129,8 @@ pub(crate) enum Command {
     Copy(Copy),
     /// Move old samples from a hot store to a cold one.
     Archive(Archive),
+    /// Make the second store of a mirror hold what the first one holds.
+    Repair(Repair),
     /// Remove all samples before a time.
     Prune(Prune),
     /// Roll up now what is due, or everything anew.

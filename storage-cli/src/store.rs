@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
-use storage::{ErrorKind, StorageBackend, Store};
+use storage::{ErrorKind, HealthStatus, StorageBackend, Store};
+
+use crate::output::warn;
 
 /// What a URL that holds other URLs starts with.
-const OF_OTHERS: [&str; 2] = ["tiered://?", "rolled://?"];
+const OF_OTHERS: [&str; 3] = ["tiered://?", "mirrored://?", "rolled://?"];
 
 /// The start and the query of a URL that holds other URLs.
 fn of_others(url: &str) -> Option<(&'static str, &str)> {
@@ -36,6 +38,20 @@ pub(crate) async fn open_existing(url: &str) -> Result<Arc<dyn StorageBackend>> 
             bail!("there is no store at {}", error.context("path").unwrap_or(&shown(url)))
         }
         store => Ok(store?),
+    }
+}
+
+/// Whether a write may succeed at `url` that only one of two stores has.
+pub(crate) fn is_mirrored(url: &str) -> bool {
+    url.contains("mirrored://?")
+}
+
+/// Says what a store that was written to says of itself. A mirror counts what its second store missed, and
+/// nobody counts any more when it is closed.
+pub(crate) async fn warn_if_degraded(store: &dyn StorageBackend) {
+    let health = store.health().await;
+    if health.status != HealthStatus::Healthy {
+        warn(&health.message);
     }
 }
 
@@ -107,6 +123,10 @@ mod tests {
         let rolled = "rolled://?samples=postgres://me:pw@h/db";
         assert_eq!(shown(rolled), "rolled://?samples=postgres://me:***@h/db");
         assert_eq!(passwords_of(rolled), ["pw"]);
+        let mirrored =
+            "mirrored://?primary=sqlite://a.db&secondary=postgres://me:pw@h/db&policy=degrade";
+        assert_eq!(shown(mirrored), mirrored.replace("pw", "***"));
+        assert_eq!(passwords_of(mirrored), ["pw"]);
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }

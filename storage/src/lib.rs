@@ -7,10 +7,12 @@
 mod beside;
 #[cfg(feature = "config")]
 pub mod config;
+mod mirrors;
 mod registry;
 mod rollups;
 mod tiers;
 
+pub use mirrors::MirrorUrls;
 pub use registry::{Scheme, connect, connect_existing, open, open_existing, schemes};
 pub use rollups::RollupUrls;
 pub use storage_core::*;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use storage_core::{Error, ErrorKind, InMemory, Result, StorageBackend, Store};
 
-use crate::{rollups, tiers};
+use crate::{mirrors, rollups, tiers};
 
 /// A URL scheme that the library knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,7 @@ const SCHEMES: &[Scheme] = &[
     scheme("parquet+gs", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("parquet+az", Some("parquet-cloud"), cfg!(feature = "parquet-cloud")),
     scheme("tiered", None, true),
+    scheme("mirrored", None, true),
     scheme("rolled", None, true),
 ];
 
@@ -50,6 +51,7 @@ pub fn schemes() -> &'static [Scheme] {
 /// | `parquet://archive`, `parquet:///var/lib/archive?merge_samples=100000` | Parquet files in a directory |
 /// | `parquet+s3://bucket/prefix`, `parquet+gs://...`, `parquet+az://...` | Parquet files in an object store |
 /// | `tiered://?hot=URL&cold=URL` | two of them as one: see [`TierUrls`](crate::TierUrls) |
+/// | `mirrored://?primary=URL&secondary=URL` | two of them with the same writes: see [`MirrorUrls`](crate::MirrorUrls) |
 /// | `rolled://?samples=URL&widths=5m,1h,1d` | one of these with rollups beside it: see [`RollupUrls`](crate::RollupUrls) |
 ///
 /// # Errors
@@ -109,10 +111,21 @@ async fn open_or_create(url: &str, create: bool) -> Result<Store> {
     if url.starts_with("rolled:") {
         return Ok(Store::of_metrics(rollups::connect(url, create).await?));
     }
-    if url.starts_with("tiered:") {
-        return Ok(Store::of_metrics(tiers::connect(url, create).await?));
+    match composed(url, create).await {
+        Some(opened) => Ok(Store::of_metrics(opened?)),
+        None => open_one(url, create).await,
     }
-    open_one(url, create).await
+}
+
+/// Opens a store that is made of two others, if the URL is that of one.
+async fn composed(url: &str, create: bool) -> Option<Result<Arc<dyn StorageBackend>>> {
+    if url.starts_with("tiered:") {
+        return Some(tiers::connect(url, create).await);
+    }
+    if url.starts_with("mirrored:") {
+        return Some(mirrors::connect(url, create).await);
+    }
+    None
 }
 
 /// Opens a store that is not made of others: of what lies there, the metrics.
@@ -120,14 +133,14 @@ pub(crate) async fn metrics_of(url: &str, create: bool) -> Result<Arc<dyn Storag
     Ok(Arc::clone(open_one(url, create).await?.metrics()))
 }
 
-/// Opens a store that may be made of tiers.
-pub(crate) async fn metrics_or_tiers_of(
+/// Opens a store that may be made of two others.
+pub(crate) async fn metrics_or_composed_of(
     url: &str,
     create: bool,
 ) -> Result<Arc<dyn StorageBackend>> {
-    match url.starts_with("tiered:") {
-        true => tiers::connect(url, create).await,
-        false => metrics_of(url, create).await,
+    match composed(url, create).await {
+        Some(opened) => opened,
+        None => metrics_of(url, create).await,
     }
 }
 
@@ -161,7 +174,9 @@ async fn open_one(url: &str, create: bool) -> Result<Store> {
             let backend = storage_parquet::ParquetBackend::open(options).await?;
             Ok(Store::of_metrics(Arc::new(backend)))
         }
-        ("tiered" | "rolled", _) => Err(config("this store cannot be a part of another")),
+        ("tiered" | "mirrored" | "rolled", _) => {
+            Err(config("this store cannot be a part of another"))
+        }
         (_, scheme) => Err(not_built_in(scheme)),
     }
 }

@@ -7,13 +7,14 @@ use storage_core::pipeline::{Rolled, RollupOptions, RollupTier};
 use storage_core::{ErrorKind, Result, StorageBackend};
 
 use crate::beside::{beside, config, parameters};
-use crate::registry::{metrics_of, metrics_or_tiers_of};
+use crate::mirrors::MirrorUrls;
+use crate::registry::{metrics_of, metrics_or_composed_of};
 use crate::tiers::TierUrls;
 
 /// The URLs of a store of samples, of its rollups, and of their control store.
 ///
-/// They have to be the same for all that use the samples. They stand beside the samples, or beside the hot
-/// tier of `tiered://`:
+/// They have to be the same for all that use the samples. They stand beside the samples; beside the hot
+/// tier of `tiered://`, or the primary of `mirrored://`:
 ///
 /// | samples | rollups of an hour | control store |
 /// |---|---|---|
@@ -54,9 +55,10 @@ impl RollupUrls {
     /// [together](RollupTier::check_widths).
     pub fn beside(samples: &str, widths: &[Duration]) -> Result<Self> {
         RollupTier::check_widths(widths)?;
-        let place = match samples.starts_with("tiered://") {
-            true => TierUrls::parse(samples)?.hot,
-            false => samples.to_owned(),
+        let place = match samples.split_once("://") {
+            Some(("tiered", _)) => TierUrls::parse(samples)?.hot,
+            Some(("mirrored", _)) => MirrorUrls::parse(samples)?.primary,
+            _ => samples.to_owned(),
         };
         let tier = |width: &Duration| {
             Ok((*width, beside(&place, &format!("rollup_{}", written(*width)))?))
@@ -114,7 +116,7 @@ impl RollupUrls {
     /// # Errors
     /// `NotFound` if the samples do not exist; otherwise those of the stores.
     pub async fn open(&self, create: bool, options: RollupOptions) -> Result<Rolled> {
-        let samples = metrics_or_tiers_of(&self.samples, create).await?;
+        let samples = metrics_or_composed_of(&self.samples, create).await?;
         self.open_beside(samples, options).await
     }
 
@@ -187,6 +189,9 @@ mod tests {
         let tiered = "tiered://?hot=sqlite://m.db&cold=parquet://a";
         let urls = RollupUrls::beside(tiered, &widths).unwrap();
         assert_eq!((&*urls.samples, &*urls.control), (tiered, "sqlite://m.db.rollups"));
+        let mirrored = "mirrored://?primary=sqlite://m.db&secondary=memory://a";
+        let urls = RollupUrls::beside(mirrored, &widths).unwrap();
+        assert_eq!((&*urls.samples, &*urls.control), (mirrored, "sqlite://m.db.rollups"));
     }
 
     #[tokio::test]

@@ -1,8 +1,10 @@
-//! The verbs that keep a store up as a configuration has it: rollups and retention.
+//! The verbs that keep a store up: rollups and retention as a configuration has them, mirrors.
+
+use std::time::Duration;
 
 use clap::{Args as ClapArgs, Subcommand};
 
-use super::{ConfigFile, Span};
+use super::{Chosen, ConfigFile, Span};
 
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
@@ -36,4 +38,29 @@ Example:
     /// Say what would be removed, and remove nothing.
     #[command(after_help = "Example:\n  storage retention plan --config storage.json")]
     Plan(ConfigFile),
+}
+
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+A mirror is written as mirrored://?primary=URL&secondary=URL. Its second store may lack what was written while it
+was away, or while a process was killed. Window by window both are compared, and what differs is copied. Samples that
+only the second store holds are counted, and stay.
+
+Examples:
+  storage repair --verify --url 'mirrored://?primary=sqlite://metrics.db&secondary=sqlite:///backup/metrics.db'
+  storage repair --url 'mirrored://?primary=sqlite://metrics.db&secondary=sqlite:///backup/metrics.db'")]
+pub(crate) struct Repair {
+    #[command(flatten)]
+    pub(crate) chosen: Chosen,
+    #[command(flatten)]
+    pub(crate) span: Span,
+    /// Write nothing, and compare; exit code 1 if the second store lacks something or has it otherwise.
+    #[arg(long)]
+    pub(crate) verify: bool,
+    /// Write at most N samples a second.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) rate: Option<u64>,
+    /// How much time is compared and copied at once.
+    #[arg(long, value_name = "WIDTH", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub(crate) window: Duration,
 }

@@ -22,6 +22,7 @@ mod pipelines;
 mod plot;
 mod prune;
 mod query;
+mod repair;
 mod run;
 mod series;
 mod stats;
@@ -55,6 +56,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         // They name their own.
         Command::Copy(args) => return copy::run(args, output).await,
         Command::Archive(args) => return archive::run(args, output).await,
+        Command::Repair(args) => return repair::run(&global.url, args, output).await,
         Command::Rollup(args) => return upkeep::rollup(args, output).await,
         Command::Retention(args) => return upkeep::retention(args, output).await,
         // It opens what is beside the store too.
@@ -105,12 +107,16 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         // Done above: they do not work on the store of --url.
         Command::Copy(_)
         | Command::Archive(_)
+        | Command::Repair(_)
         | Command::Rollup(_)
         | Command::Retention(_)
         | Command::Completions(_)
         | Command::Run(_)
         | Command::Config(_) => Ok(ExitCode::SUCCESS),
     };
+    if creates && store::is_mirrored(&global.url) {
+        store::warn_if_degraded(&*store).await;
+    }
     let closed = whole.close().await;
     let code = code?;
     closed?;

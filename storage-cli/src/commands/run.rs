@@ -67,6 +67,7 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     if let Some(spool) = spool {
         spool.close().await?;
     }
+    store.warn_of_mirror().await;
     store.backend().close().await?;
     ended?;
     printed

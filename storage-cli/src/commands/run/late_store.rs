@@ -4,14 +4,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Error, Result};
-use storage::StorageBackend;
 use storage::config::{StorageConfig, Upkeep};
 use storage::layers::Deferred;
 use storage::pipeline::{RetentionCounts, RetentionTask};
+use storage::{HealthStatus, StorageBackend};
 use tokio::time::interval;
 
 use super::HEALTH_INTERVAL;
 use crate::output::{Output, warn};
+use crate::store::{is_mirrored, warn_if_degraded};
+
+/// How often both stores of a mirror are asked how they are.
+const MIRROR_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The task that rolls up and prunes, once the store is open, if there is anything to do.
 type Slot = Arc<Mutex<Option<RetentionTask>>>;
@@ -20,23 +24,26 @@ type Slot = Arc<Mutex<Option<RetentionTask>>>;
 pub(super) struct LateStore {
     store: Arc<Deferred<Arc<dyn StorageBackend>>>,
     upkeep: Slot,
+    /// Whether writes may succeed that only one of two stores has.
+    is_mirrored: bool,
 }
 
 impl LateStore {
     /// Opens the store, or begins to try. What will not pass is an error.
     pub(super) async fn open(config: &StorageConfig) -> Result<Self> {
+        let is_mirrored = is_mirrored(&config.url()?);
         let (config, upkeep) = (config.clone(), Slot::default());
         let slot = Arc::clone(&upkeep);
         let store = Deferred::open(move || open(config.clone(), Arc::clone(&slot))).await?;
-        Ok(Self { store: Arc::new(store), upkeep })
+        Ok(Self { store: Arc::new(store), upkeep, is_mirrored })
     }
 
     pub(super) fn backend(&self) -> Arc<dyn StorageBackend> {
         Arc::<Deferred<_>>::clone(&self.store)
     }
 
-    /// Says that the store is awaited, when it is there, and when its upkeep begins to fail. Ends
-    /// when it turns out that the store will never be opened, with the reason.
+    /// Says that the store is awaited, when it is there, and when its upkeep or the second store of a mirror
+    /// begins to fail. Ends when it turns out that the store will never be opened, with the reason.
     pub(super) async fn watch(&self, output: &Output) -> Error {
         if self.store.get().is_none() {
             let health = self.store.health().await;
@@ -46,7 +53,7 @@ impl LateStore {
                 Err(refused) => return refused.into(),
             }
         }
-        self.watch_upkeep().await;
+        tokio::join!(self.watch_upkeep(), self.watch_mirror());
         std::future::pending().await
     }
 
@@ -61,6 +68,29 @@ impl LateStore {
                 warn(&format!("rollups and old samples have to wait: {error}; tried again later"));
             }
             before = now;
+        }
+    }
+
+    async fn watch_mirror(&self) {
+        if !self.is_mirrored {
+            return;
+        }
+        let mut before = HealthStatus::Healthy;
+        let mut looks = interval(MIRROR_INTERVAL);
+        loop {
+            looks.tick().await;
+            let health = self.store.health().await;
+            if health.status != before && health.status != HealthStatus::Healthy {
+                warn(&health.message);
+            }
+            before = health.status;
+        }
+    }
+
+    /// Says at the end what the second store of a mirror missed: nobody counts it any more then.
+    pub(super) async fn warn_of_mirror(&self) {
+        if self.is_mirrored {
+            warn_if_degraded(&*self.store).await;
         }
     }
 
