@@ -224,6 +224,7 @@ impl Lease {
 mod tests {
     use super::*;
     use crate::InMemory;
+    use crate::layers::{Fault, FaultPlan, Faulty, Operation};
     use crate::metrics::time::MIN_MS;
     use serde::Deserialize;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -309,5 +310,40 @@ mod tests {
         let mut lease = control().acquire(deadline).await.unwrap();
         lease.keep().await.unwrap();
         assert_eq!(dead.keep().await.unwrap_err().kind(), ErrorKind::Busy);
+    }
+
+    /// Work that takes longer than a lease, and a lease that is as good as new afterwards.
+    #[tokio::test(start_paused = true)]
+    async fn long_work_keeps_its_lease() {
+        let store = store();
+        let time = Duration::from_secs(30);
+        let mut lease = control(&store, time).acquire(Instant::now()).await.unwrap();
+        for _ in 0..3 {
+            let work = async {
+                sleep(10 * time).await;
+                Ok(7)
+            };
+            assert_eq!(lease.keeping(work).await.unwrap(), 7);
+            lease.keep().await.unwrap();
+        }
+        lease.release().await.unwrap();
+    }
+
+    /// Both have looked before either wrote.
+    #[tokio::test(start_paused = true)]
+    async fn of_two_that_want_the_lease_at_once_one_gets_it() {
+        let faulty = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+        for _ in 0..2 {
+            let slow = Fault::SlowBefore(Duration::from_secs(1));
+            faulty.control().inject(Operation::WriteBatch, slow);
+        }
+        let store: Arc<dyn StorageBackend> = faulty;
+        let open = || control(&store, Duration::from_secs(30));
+        let (one, other) = (open(), open());
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let (one, other) = futures_util::join!(one.acquire(deadline), other.acquire(deadline));
+        assert_eq!(one.is_ok() as u32 + other.is_ok() as u32, 1);
+        let refused = one.err().or(other.err());
+        assert_eq!(refused.map(|error| error.kind()), Some(ErrorKind::Busy));
     }
 }

@@ -44,9 +44,12 @@ async fn wait_makes_the_producer_wait_and_drops_nothing() {
     assert_adds_up(&counters);
     assert!(actor.health().memory_bytes <= 65 << 10);
     store.control().off();
-    for number in sent..2000 {
-        sender.send(records(number..number + 1)).await.unwrap();
-    }
+    let sending = async {
+        for number in sent..2000 {
+            sender.send(records(number..number + 1)).await.unwrap();
+        }
+    };
+    timeout(seconds(600), sending).await.expect("nobody is woken");
     let counters = end(&actor).await;
     assert_eq!(counters.sources[0].stored, 2000);
     assert_eq!(values(store.inner()).await, (0..2000).collect::<Vec<_>>());

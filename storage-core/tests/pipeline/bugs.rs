@@ -52,7 +52,7 @@ async fn a_write_that_failed_in_any_way_is_there_once() {
         let (sender, source) = channel(4);
         let actor = actor_on(&store).source(source).start().unwrap();
         sender.send(records(0..100)).await.unwrap();
-        let _ = actor.flush().await;
+        let _ = timeout(seconds(60), actor.flush()).await;
         eventually("the batch is stored", async || stored(&store).await == 100).await;
         let counters = end(&actor).await;
         assert_eq!(counters.sources[0].stored, 100, "{fault:?}");
@@ -187,6 +187,23 @@ async fn a_flush_takes_what_was_sent_before() {
     assert_eq!(stored_of, [2000, 7000]);
 }
 
+/// It returns when the store has what was sent before, and not earlier.
+#[tokio::test(start_paused = true)]
+async fn a_flush_waits_for_a_slow_store() {
+    let store = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+    for _ in 0..2 {
+        store.control().inject(Operation::WriteBatch, Fault::SlowBefore(seconds(10)));
+    }
+    let (sender, source) = channel(64);
+    let actor = actor_on(&store).source(source).start().unwrap();
+    for round in 0..3 {
+        sender.send(records(round * 1000..round * 1000 + 700)).await.unwrap();
+        actor.flush().await.unwrap();
+        assert_eq!(stored(&store).await, (round as u64 + 1) * 700);
+    }
+    end(&actor).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_flush_that_fails_says_so_and_drops_nothing() {
     let store = refusing();
@@ -194,7 +211,7 @@ async fn a_flush_that_fails_says_so_and_drops_nothing() {
     let (sender, source) = channel(4);
     let actor = actor_on(&store).source(source).start().unwrap();
     sender.send(records(0..10)).await.unwrap();
-    let error = actor.flush().await.unwrap_err();
+    let error = timeout(seconds(60), actor.flush()).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), storage_core::ErrorKind::Unavailable);
     assert_eq!(actor.health().backlog_records, 10);
     store.control().off();

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use storage_core::layers::{FaultPlan, Faulty, Operation};
 use storage_core::pipeline::{Source, StorageActor};
 use storage_core::{
     Error, InMemory, MetricAggregation, MetricRecord, Result, StorageBackend, StorageStats,
@@ -130,4 +131,50 @@ async fn a_store_that_panics_is_one_that_fails() {
     actor.flush().await.unwrap();
     assert_eq!(store.stats().await.unwrap().total_metrics, 10);
     assert_eq!(end(&actor).await.write_failures, 3);
+}
+
+/// Also what waited in the spool until the store said so.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_out_of_the_spool_is_set_aside() {
+    let rule = |record: &MetricRecord| match record.value as i64 % 100 {
+        0 => Err(Error::invalid("no such number")),
+        _ => Ok(()),
+    };
+    let plan = FaultPlan::new(1).with_refused(1.0).only(&[Operation::WriteBatch]);
+    let store = Arc::new(Faulty::new(Ruled::new(rule), plan));
+    let (sender, source) = channel(4);
+    let actor = actor_on(&store).source(source).spool(spool().await).start().unwrap();
+    sender.send(records(1..1001)).await.unwrap();
+    eventually("it is spooled", async || actor.counters().sources[0].spooled == 1000).await;
+    store.control().off();
+    drop(sender);
+    actor.drained().await;
+    let set_aside = actor.take_set_aside();
+    assert_eq!(set_aside.iter().map(|one| &one.source).collect::<Vec<_>>(), [&None; 10]);
+    assert_eq!((set_aside[0].record.value, set_aside[9].record.value), (100.0, 1000.0));
+    let counters = end(&actor).await;
+    assert_eq!((counters.drained, counters.drained_invalid), (990, 10));
+    assert_eq!(store.inner().stats().await.unwrap().total_metrics, 990);
+}
+
+/// A spool takes valid records alone, and would refuse the whole batch.
+#[tokio::test(start_paused = true)]
+async fn an_invalid_record_keeps_no_batch_out_of_the_spool() {
+    let store = refusing();
+    store.control().on();
+    let (sender, source) = channel(4);
+    let actor = actor_on(&store).source(source).spool(spool().await).start().unwrap();
+    let mut batch = records(0..1000);
+    batch[7].value = f64::NAN;
+    sender.send(batch).await.unwrap();
+    sender.send(records(1000..2000)).await.unwrap();
+    eventually("it is spooled", async || actor.counters().sources[0].held < 1000).await;
+    actor.flush().await.unwrap();
+    let counters = actor.counters();
+    assert_eq!((counters.sources[0].spooled, counters.sources[0].invalid), (1999, 1));
+    store.control().off();
+    drop(sender);
+    actor.drained().await;
+    assert_eq!(stored(&store).await, 1999);
+    end(&actor).await;
 }

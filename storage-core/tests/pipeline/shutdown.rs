@@ -1,10 +1,12 @@
 //! The end of an actor: in time, and it says what was left.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use storage_core::pipeline::{ActorOptions, Backpressure, Source};
-use storage_core::{ErrorKind, MetricRecord};
+use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
+use storage_core::pipeline::{ActorOptions, Backpressure, Source, Spool, SpoolLimits};
+use storage_core::{ErrorKind, InMemory, MetricRecord};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -124,4 +126,20 @@ async fn a_source_that_panics_is_noticed() {
     let report = actor.shutdown(seconds(5)).await;
     assert!(!report.sources_ended && report.left == 0);
     assert!(report.elapsed < seconds(1));
+}
+
+/// The store hangs to the end, and the spool takes its time, too.
+#[tokio::test(start_paused = true)]
+async fn a_slow_spool_has_its_share_of_the_time() {
+    let (store, queue) = (hanging(), Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1))));
+    store.control().on();
+    let spool = Spool::open(as_dyn(&queue), SpoolLimits::default()).await.unwrap();
+    queue.control().inject(Operation::WriteBatch, Fault::SlowBefore(seconds(5)));
+    let options = ActorOptions::default().with_spool_after(seconds(3600));
+    let (sender, source) = channel(4);
+    let actor = actor_on(&store).source(source).spool(spool).options(options).start().unwrap();
+    sender.send(records(0..1234)).await.unwrap();
+    sleep(seconds(1)).await;
+    let report = actor.shutdown(seconds(24)).await;
+    assert!(report.is_complete() && report.spooled == 1234, "{report:?}");
 }

@@ -1,6 +1,6 @@
 //! The queue itself: order, bounds, what a crash and a failing store leave.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
 use storage_core::pipeline::{Spool, SpoolLimits};
@@ -214,5 +214,74 @@ async fn many_push_and_drain_at_once() {
     for task in 0..8 {
         let of: Vec<_> = found.iter().copied().filter(|number| number / 1000 == task).collect();
         assert_eq!(of, (task * 1000..task * 1000 + 50).collect::<Vec<_>>(), "task {task}");
+    }
+}
+
+/// Each batch goes to one of them, and none before an older one is done.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_drain_at_once_and_each_batch_comes_once() {
+    let spool = spool().await;
+    for number in 0..200 {
+        spool.push(&records(number..number + 1)).await.unwrap();
+    }
+    let found = Arc::new(Mutex::new(Vec::new()));
+    let drainers = (0..4).map(|_| {
+        let (spool, found) = (spool.clone(), Arc::clone(&found));
+        tokio::spawn(async move {
+            while !spool.is_empty() {
+                let step = spool.drain_step(3, async |records| {
+                    tokio::task::yield_now().await;
+                    found.lock().unwrap().extend(records);
+                    Ok(())
+                });
+                step.await.unwrap();
+            }
+        })
+    });
+    for drainer in drainers.collect::<Vec<_>>() {
+        drainer.await.unwrap();
+    }
+    assert_eq!(*found.lock().unwrap(), records(0..200));
+}
+
+/// Removed is what is done, many at once, and long before all of it is.
+#[tokio::test]
+async fn what_is_done_is_removed_and_nothing_else() {
+    let store: Arc<dyn StorageBackend> = Arc::new(InMemory::new());
+    let spool = Spool::open(Arc::clone(&store), SpoolLimits::default()).await.unwrap();
+    for number in 0..1300 {
+        spool.push(&records(number..number + 1)).await.unwrap();
+    }
+    let mut found = Vec::new();
+    for _ in 0..600 {
+        let step = spool.drain_step(1, async |records| {
+            found.extend(records);
+            Ok(())
+        });
+        assert_eq!(step.await.unwrap(), 1);
+    }
+    assert!(store.stats().await.unwrap().total_metrics < 2 * 800);
+    // A process that ends here leaves at least what is not done.
+    let left = Spool::open(store, SpoolLimits::default()).await.unwrap();
+    let again = drain(&left, 100).await.concat();
+    assert!((700..=800).contains(&again.len()), "{}", again.len());
+    assert_eq!(again[again.len() - 700..], records(600..1300));
+    assert_eq!(found, records(0..600));
+}
+
+/// Chunks of it may stand there: the next batch must not stand among them.
+#[tokio::test]
+async fn a_batch_in_doubt_and_the_next_one_come_out_whole() {
+    for fault in [Fault::LostReply, Fault::LostRequest, Fault::Refused] {
+        let faulty = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+        let spool = Spool::open(as_dyn(&faulty), SpoolLimits::default()).await.unwrap();
+        let large = |number| record(number).with_metadata(serde_json::json!("x".repeat(40_000)));
+        let in_doubt: Vec<_> = (0..5).map(large).collect();
+        faulty.control().inject(Operation::WriteBatch, fault);
+        assert!(spool.push(&in_doubt).await.is_err());
+        spool.push(&records(5..8)).await.unwrap();
+        let found = drain(&spool, 100).await.concat();
+        let expected = if fault == Fault::LostReply { in_doubt } else { Vec::new() };
+        assert_eq!(found, [expected, records(5..8)].concat(), "{fault:?}");
     }
 }

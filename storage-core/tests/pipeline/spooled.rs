@@ -1,11 +1,15 @@
 //! A backend with a spool in front, while the store behind is away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use storage_core::layers::{FaultPlan, Faulty};
+use futures_util::TryStreamExt;
+use storage_core::layers::{FaultPlan, Faulty, Operation};
 use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{Spool, SpoolLimits, Spooled, SpooledReads};
-use storage_core::{ErrorKind, HealthStatus, InMemory, MetricRecord, StorageBackend};
+use storage_core::{
+    Error, ErrorKind, HealthStatus, InMemory, MetricRecord, SeriesFilter, StorageBackend, TimeRange,
+};
 use tokio::time::{Instant, sleep};
 
 use crate::support::*;
@@ -112,6 +116,8 @@ async fn a_dropped_write_does_not_overtake() {
         store.inner().control().off();
         store.write_batch(&records(0..1)).await.unwrap();
         assert_eq!(values(&store).await, [0], "after {polls} polls");
+        // Whatever was left behind has had its chance.
+        sleep(seconds(1)).await;
         eventually("it is drained", async || store.spool().is_empty()).await;
         assert_eq!(values(&store).await, [0], "after {polls} polls");
     }
@@ -137,4 +143,84 @@ async fn the_last_write_wins_through_the_spool() {
             assert_eq!(values(&store).await, [i64::from(round)]);
         }
     }
+}
+
+/// What a store will never take is an error of the caller, and holds up nobody.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_good_is_not_spooled() {
+    let rule = |record: &MetricRecord| match record.value {
+        13.0 => Err(Error::invalid("no such number")),
+        14.0 => Err(Error::new(ErrorKind::PermissionDenied, "not yours")),
+        _ => Ok(()),
+    };
+    let store = Spooled::new(Ruled::new(rule), spool().await);
+    for (number, kind) in [(13, ErrorKind::InvalidArgument), (14, ErrorKind::PermissionDenied)] {
+        let error = store.write_batch(&records(number..number + 1)).await.unwrap_err();
+        assert_eq!(error.kind(), kind);
+        assert!(store.spool().is_empty());
+    }
+    store.write_batch(&records(0..13)).await.unwrap();
+    assert_eq!(values(&store).await, (0..13).collect::<Vec<_>>());
+}
+
+/// No caller can do anything about a full disk but wait, as the spool does.
+#[tokio::test(start_paused = true)]
+async fn a_store_without_space_is_away_for_a_while() {
+    static IS_FULL: AtomicBool = AtomicBool::new(true);
+    let rule = |_: &MetricRecord| match IS_FULL.load(Ordering::SeqCst) {
+        true => Err(Error::new(ErrorKind::StorageFull, "no space left")),
+        false => Ok(()),
+    };
+    let store = Spooled::new(Ruled::new(rule), spool().await);
+    store.write_batch(&records(0..10)).await.unwrap();
+    sleep(seconds(60)).await;
+    assert_eq!(store.spool().backlog().records, 10);
+    IS_FULL.store(false, Ordering::SeqCst);
+    eventually("it is drained", async || store.spool().is_empty()).await;
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
+}
+
+#[tokio::test(start_paused = true)]
+async fn closing_drains_what_it_can() {
+    let (main, queue) = (InMemory::open("spooled-closing"), spool().await);
+    let faulty = Faulty::new(main, FaultPlan::new(1).with_refused(1.0));
+    let store = Spooled::new(faulty, queue.clone());
+    store.write_batch(&records(0..10)).await.unwrap();
+    store.inner().control().off();
+    store.close().await.unwrap();
+    assert!(queue.is_empty());
+    assert_eq!(values(&InMemory::open("spooled-closing")).await, (0..10).collect::<Vec<_>>());
+}
+
+/// The store answers and takes nothing: every answer would miss what waits.
+#[tokio::test(start_paused = true)]
+async fn answers_wait_for_what_was_acknowledged() {
+    let refusing = FaultPlan::new(1).with_refused(1.0).only(&[Operation::WriteBatch]);
+    let faulty = Faulty::new(InMemory::new(), refusing);
+    let store = Spooled::new(faulty, spool().await);
+    store.write_batch(&records(0..10)).await.unwrap();
+    let all = TimeRange::all();
+    let started = Instant::now();
+    let mut refused = vec![
+        store.query_range("web-1", "cpu", all).await.err(),
+        store.aggregate("web-1", "cpu", all).await.err(),
+        store.stats().await.err(),
+        store.series(&SeriesFilter::any()).await.err(),
+        store.latest(&SeriesFilter::any(), 1).await.err(),
+        store.windows(&SeriesFilter::any(), all, seconds(60)).await.err(),
+        store.scan(&SeriesFilter::any(), all).try_collect::<Vec<_>>().await.err(),
+        store.check().await.err(),
+        store.flush().await.err(),
+        store.prune_before(from_ms(5)).await.err(),
+    ];
+    assert!(started.elapsed() > seconds(2 * refused.len() as u64), "{:?}", started.elapsed());
+    for (number, error) in refused.drain(..).enumerate() {
+        assert_eq!(error.map(|error| error.kind()), Some(ErrorKind::Unavailable), "{number}");
+    }
+    store.inner().control().off();
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
+    let store = store.with_reads(SpooledReads::Stored);
+    store.inner().control().on();
+    store.write_batch(&records(10..20)).await.unwrap();
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
 }

@@ -3,12 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use storage_core::layers::{FaultPlan, Faulty, Operation};
 use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{
     ActorCounters, Source, Spool, SpoolLimits, StorageActor, StorageHandle,
 };
-use storage_core::{InMemory, MetricRecord, StorageBackend, TimeRange};
+use storage_core::{
+    InMemory, MetricAggregation, MetricRecord, Result, StorageBackend, StorageStats, TimeRange,
+};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -29,6 +33,38 @@ pub(crate) fn refusing() -> Shaky {
 /// A store in which every write hangs while its control is on.
 pub(crate) fn hanging() -> Shaky {
     shaky(FaultPlan::new(1).with_hang_before(1.0))
+}
+
+/// A store with a rule of its own about what it takes.
+pub(crate) struct Ruled {
+    pub(crate) inner: InMemory,
+    pub(crate) rule: fn(&MetricRecord) -> Result<()>,
+}
+
+impl Ruled {
+    pub(crate) fn new(rule: fn(&MetricRecord) -> Result<()>) -> Self {
+        Self { inner: InMemory::new(), rule }
+    }
+}
+
+#[async_trait]
+impl StorageBackend for Ruled {
+    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
+        records.iter().try_for_each(self.rule)?;
+        self.inner.write_batch(records).await
+    }
+    async fn query_range(&self, s: &str, m: &str, range: TimeRange) -> Result<Vec<MetricRecord>> {
+        self.inner.query_range(s, m, range).await
+    }
+    async fn aggregate(&self, s: &str, m: &str, range: TimeRange) -> Result<MetricAggregation> {
+        self.inner.aggregate(s, m, range).await
+    }
+    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
+        self.inner.prune_before(cutoff).await
+    }
+    async fn stats(&self) -> Result<StorageStats> {
+        self.inner.stats().await
+    }
 }
 
 /// The store without its type.

@@ -128,17 +128,20 @@ async fn writes_of_a_series_reach_both_in_one_order() {
         let plan = FaultPlan::new(seed).with_slow(1.0, Duration::from_millis(50));
         Arc::new(Faulty::new(InMemory::new(), plan.only(&[Operation::WriteBatch])))
     };
-    let store = Arc::new(Mirrored::new(slow(1), slow(2), MirrorPolicy::Require));
-    let tasks: Vec<_> = (0..20)
-        .map(|n| {
-            let store = Arc::clone(&store);
-            tokio::spawn(async move { store.write_batch(&batch(f64::from(n))).await })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap().unwrap();
+    for seed in 0..10 {
+        let (primary, secondary) = (slow(2 * seed), slow(2 * seed + 1));
+        let store = Arc::new(Mirrored::new(primary, secondary, MirrorPolicy::Require));
+        let tasks: Vec<_> = (0..20)
+            .map(|n| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move { store.write_batch(&batch(f64::from(n))).await })
+            })
+            .collect();
+        for task in tasks {
+            task.await.unwrap().unwrap();
+        }
+        assert!(verified(&store).await.is_same(), "seed {seed}");
     }
-    assert!(verified(&store).await.is_same());
 }
 
 /// A repair beside a writer never puts an older value back.
@@ -162,4 +165,59 @@ async fn a_repair_beside_writes_leaves_both_the_same() {
     }
     writer.await.unwrap();
     assert!(verified(&store).await.is_same());
+}
+
+/// The primary has the write before the prune, and the secondary is slow to take it.
+#[tokio::test(start_paused = true)]
+async fn prunes_and_writes_reach_both_in_one_order() {
+    let (store, primary, secondary) = mirror(MirrorPolicy::Require);
+    let second = Duration::from_secs(1);
+    secondary.control().inject(Operation::WriteBatch, Fault::SlowBefore(second));
+    let store = Arc::new(store);
+    let writing = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.write_batch(&batch(1.0)).await }
+    });
+    while primary.inner().stats().await.unwrap().total_metrics == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.prune_before(from_ms(2000)).await.unwrap(), 2);
+    writing.await.unwrap().unwrap();
+    assert!(verified(&store).await.is_same());
+    assert_eq!(secondary.inner().stats().await.unwrap().total_metrics, 3);
+}
+
+#[tokio::test]
+async fn a_repair_of_some_series_does_not_forget_the_others() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Degrade);
+    secondary.control().inject(Operation::WriteBatch, Fault::Refused);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    let other = CopyOptions::default().with_filter(SeriesFilter::exact("web-2", "cpu").unwrap());
+    assert_eq!(store.repair(&other).await.unwrap().samples_repaired, 0);
+    assert_eq!(store.divergence().batches_missed, 1);
+    store.repair(&CopyOptions::default()).await.unwrap();
+    assert!(store.divergence().is_none() && verified(&store).await.is_same());
+}
+
+/// The secondary has what it was thought to have missed, and misses another batch while that is
+/// found out.
+#[tokio::test(start_paused = true)]
+async fn a_repair_does_not_forget_what_is_missed_meanwhile() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Degrade);
+    secondary.control().inject(Operation::WriteBatch, Fault::LostReply);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    let second = Duration::from_secs(1);
+    secondary.control().inject(Operation::Scan, Fault::SlowAfter(second));
+    secondary.control().inject(Operation::WriteBatch, Fault::Refused);
+    let options = CopyOptions::default();
+    let missing = async {
+        tokio::time::sleep(second / 2).await;
+        store.write_batch(&batch(2.0)).await
+    };
+    let (repaired, written) = futures_util::join!(store.repair(&options), missing);
+    written.unwrap();
+    assert_eq!(repaired.unwrap().windows, 1);
+    assert_eq!(store.divergence().batches_missed, 2);
+    store.repair(&options).await.unwrap();
+    assert!(store.divergence().is_none() && verified(&store).await.is_same());
 }

@@ -1,6 +1,8 @@
 //! Tiers in memory: what lies where, late samples over archived ones, archiving that breaks off at
 //! every step, and beside readers and writers.
 
+mod seams;
+
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 

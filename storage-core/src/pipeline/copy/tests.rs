@@ -175,15 +175,21 @@ async fn a_limited_copy_takes_its_time() {
 /// A store that keeps of what it acknowledges what `keeps` says, and may change with every scan.
 struct Odd {
     inner: InMemory,
-    keeps: fn(&MetricRecord) -> bool,
+    keeps: fn(MetricRecord) -> Option<MetricRecord>,
     changes: u64,
     scans: AtomicU64,
+}
+
+impl Odd {
+    fn keeping(keeps: fn(MetricRecord) -> Option<MetricRecord>) -> Self {
+        Self { inner: InMemory::new(), keeps, changes: 0, scans: AtomicU64::new(0) }
+    }
 }
 
 #[async_trait]
 impl StorageBackend for Odd {
     async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
-        let kept: Vec<_> = records.iter().filter(|record| (self.keeps)(record)).cloned().collect();
+        let kept: Vec<_> = records.iter().cloned().filter_map(self.keeps).collect();
         self.inner.write_batch(&kept).await
     }
     async fn query_range(&self, s: &str, m: &str, range: TimeRange) -> Result<Vec<MetricRecord>> {
@@ -218,24 +224,47 @@ impl StorageBackend for Odd {
     }
 }
 
+async fn is_found_out(destination: &Odd) {
+    let error = copy(&filled().await, destination, &hourly(), |_| {}).await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Corrupt, false));
+    assert!(error.context("window").is_some());
+}
+
 #[tokio::test]
 async fn a_destination_that_loses_samples_is_found_out() {
-    let source = filled().await;
-    let losses: [fn(&MetricRecord) -> bool; 2] =
-        [|record| record.value != 77.0, |record| record.metadata.is_none()];
-    for keeps in losses {
-        let odd = Odd { inner: InMemory::new(), keeps, changes: 0, scans: AtomicU64::new(0) };
-        let error = copy(&source, &odd, &hourly(), |_| {}).await.unwrap_err();
-        assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Corrupt, false));
-        assert!(error.context("window").is_some());
-    }
+    is_found_out(&Odd::keeping(|record| (record.value != 77.0).then_some(record))).await;
+    is_found_out(&Odd::keeping(|record| record.metadata.is_none().then_some(record))).await;
+    // The oldest, and the newest.
+    is_found_out(&Odd::keeping(|record| (record.value != 0.0).then_some(record))).await;
+    is_found_out(&Odd::keeping(|record| (record.value != 4319.0).then_some(record))).await;
+}
+
+#[tokio::test]
+async fn a_destination_that_changes_samples_is_found_out() {
+    is_found_out(&Odd::keeping(|record| Some(MetricRecord { metadata: None, ..record }))).await;
+    is_found_out(&Odd::keeping(|mut record| {
+        record.value = record.value.min(4000.0);
+        Some(record)
+    }))
+    .await;
+}
+
+/// Where a window held something before it goes another way.
+#[tokio::test]
+async fn what_is_mended_is_verified_too() {
+    let odd = Odd::keeping(|record| (record.value != 77.0).then_some(record));
+    odd.inner
+        .write_batch(&[MetricRecord::new("web-0", from_ms(HOUR_MS), "cpu", 1.0)])
+        .await
+        .unwrap();
+    is_found_out(&odd).await;
 }
 
 #[tokio::test]
 async fn a_source_that_changes_meanwhile_is_copied_again() {
     for (changes, settles) in [(4, true), (u64::MAX, false)] {
         let inner = filled().await;
-        let source = Odd { inner, keeps: |_| true, changes, scans: AtomicU64::new(0) };
+        let source = Odd { inner, changes, ..Odd::keeping(Some) };
         let destination = InMemory::new();
         // Where there is something already, both are compared.
         let extra = MetricRecord::new("web-0", from_ms(1), "cpu", 1.0);

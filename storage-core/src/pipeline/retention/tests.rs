@@ -7,7 +7,7 @@ use super::*;
 use crate::layers::{Fault, FaultPlan, Faulty, Operation};
 use crate::metrics::time::from_ms;
 use crate::metrics::{MetricRecord, SeriesFilter, StorageBackend, TimeRange};
-use crate::pipeline::{RollupOptions, RollupTier};
+use crate::pipeline::{RollupOptions, RollupTier, WindowSource};
 use crate::{ErrorKind, InMemory};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -100,6 +100,14 @@ async fn each_is_kept_as_long_as_the_policy_says() {
     let found = store.rolled_windows(&SeriesFilter::any(), TimeRange::all(), DAY).await.unwrap();
     let one = found.series[0].windows.iter().map(|window| window.aggregation.count);
     assert_eq!(one.collect::<Vec<_>>(), vec![24; DAYS as usize]);
+    // By the hour it is known as long as rollups of hours are kept, and no longer.
+    let range = TimeRange::new(from_ms(0), from_ms(DAYS * DAY_MS)).unwrap();
+    let found = store.rolled_windows(&SeriesFilter::any(), range, HOUR).await.unwrap();
+    let sources: Vec<_> =
+        found.stretches.iter().map(|one| (one.range.start_ms() / DAY_MS, one.source)).collect();
+    let (gone, hours) = (WindowSource::Gone, WindowSource::Rollups(HOUR));
+    assert_eq!(sources[..2], [(0, gone), (10, hours)], "{sources:?}");
+    assert_eq!(found.series[0].windows.len(), 30 * 24);
     assert_eq!(store.retain(&policy()).await.unwrap().rows_removed(), 0);
     let plan = store.plan_retention(&policy()).await.unwrap();
     assert_eq!(plan.rows_removed(), 0);

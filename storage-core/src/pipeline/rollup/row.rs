@@ -397,6 +397,9 @@ mod tests {
         let both = one.plus(&other);
         assert_eq!((both.count, both.sum, both.min, both.max), (4, 14.0, 1.0, 7.0));
         assert_eq!((both.first, both.first_ms, both.last, both.last_ms), (1.0, 3, 4.0, 9));
+        // What came later counts where both have a sample of the same time.
+        let both = other.plus(&one);
+        assert_eq!((both.first, both.first_ms, both.last, both.last_ms), (1.0, 3, 2.0, 9));
         let (up, down) = (f64::MAX, -f64::MAX);
         let lost = rollup(0, &[(0, up), (1, up)]).plus(&rollup(0, &[(0, down), (1, down)]));
         assert!(!lost.sum.is_nan());

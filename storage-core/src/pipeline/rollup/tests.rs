@@ -4,6 +4,7 @@
 mod crashes;
 mod model;
 mod mortal;
+mod seams;
 mod settle;
 mod together;
 
@@ -261,9 +262,10 @@ async fn what_comes_after_a_prune_is_added() {
     let place = Place::new(10 * MINUTE_MS);
     let (store, mut oracle) = (place.open().await, Oracle::default());
     let step = 2 * MINUTE_MS + 3500;
-    for cutoff_ms in [0, step, 2 * step, step, 3 * step, 4 * step] {
-        let late = points(10 * MINUTE_MS).into_iter().map(|(s, ms, value)| (s, ms + 13, value));
-        let late: Vec<_> = late.filter(|(_, ms, _)| ms % (cutoff_ms + 1) == 13).collect();
+    for (round, cutoff_ms) in (0..).zip([0, step, 2 * step, step, 3 * step, 4 * step]) {
+        // All seconds at first, then some of them, a little later each time.
+        let late = points(10 * MINUTE_MS).into_iter().map(|(s, ms, value)| (s, ms + round, value));
+        let late: Vec<_> = late.filter(|(_, ms, _)| ms / 1000 % (7 * round + 1) == 0).collect();
         store.write_batch(&batch(&late)).await.unwrap();
         oracle.write(&late);
         check_all(&store, &oracle).await;

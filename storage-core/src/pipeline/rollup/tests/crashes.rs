@@ -85,7 +85,7 @@ async fn a_refresh_that_dies_at_any_change_loses_and_doubles_nothing() {
 /// All of the batch or nothing, in the store and in what is answered.
 #[tokio::test]
 async fn a_writer_that_dies_at_any_change_leaves_no_batch_half_rolled_up() {
-    let times = [5, 99_000, 101_000, 150_000, 299_000];
+    let times = [5, 99_000, 101_000, 141_000, 150_000, 299_000];
     let late: Vec<_> = times.map(|ms| (9, ms, 1.0)).to_vec();
     let changes = at_every_change(async |store, oracle| {
         store.write_batch(&batch(&late)).await?;

@@ -1,0 +1,151 @@
+//! The spool, and the backend behind one.
+
+use super::Mutant;
+use super::Test::Pipeline;
+
+pub(super) const ALL: &[Mutant] = &[
+    // The queue.
+    Mutant {
+        name: "a_batch_is_removed_before_it_is_written",
+        file: "pipeline/spool.rs",
+        right: "write(front.records).await?;
+            inner.pop(front.end, count as u64, front.bytes, front.next_at_ms).await?;",
+        wrong: "inner.pop(front.end, count as u64, front.bytes, front.next_at_ms).await?;
+            write(front.records).await?;",
+        caught_by: Pipeline("spool::a_write_that_fails_or_is_dropped_leaves_the_batch"),
+    },
+    Mutant {
+        name: "two_drain_the_same_batch",
+        file: "pipeline/spool.rs",
+        right: "let _one = «inner.draining.lock().await»;",
+        wrong: "Box::leak(Box::new(AsyncMutex::new(()))).lock().await",
+        caught_by: Pipeline("spool::many_drain_at_once_and_each_batch_comes_once"),
+    },
+    Mutant {
+        name: "a_removal_takes_the_next_batch_too",
+        file: "pipeline/spool.rs",
+        right: "self.store.prune_before(from_ms(head)).await?;",
+        wrong: "self.store.prune_before(from_ms(head + 1)).await?;",
+        caught_by: Pipeline("spool::what_is_done_is_removed_and_nothing_else"),
+    },
+    Mutant {
+        name: "nothing_is_removed_before_the_end",
+        file: "pipeline/spool.rs",
+        right: "state.head == state.tail || «state.head - state.pruned >= CHUNKS_DONE_MAX»",
+        wrong: "false",
+        caught_by: Pipeline("spool::what_is_done_is_removed_and_nothing_else"),
+    },
+    Mutant {
+        name: "a_spool_that_is_not_removed_yet_is_empty",
+        file: "pipeline/spool.rs",
+        right: "«state.pruned == state.tail»
+            }",
+        wrong: "state.head == state.tail",
+        caught_by: Pipeline("spool::a_spool_is_empty_only_when_it_is_removed"),
+    },
+    Mutant {
+        name: "a_push_in_doubt_gives_its_numbers_away",
+        file: "pipeline/spool.rs",
+        right: "error.outcome() == Outcome::Unknown",
+        wrong: "false",
+        caught_by: Pipeline("spool::a_batch_in_doubt_and_the_next_one_come_out_whole"),
+    },
+    Mutant {
+        name: "a_spool_has_no_bounds",
+        file: "pipeline/spool.rs",
+        right: "if «!fits»",
+        wrong: "false",
+        caught_by: Pipeline("spool::bounds_are_kept_and_room_comes_back"),
+    },
+    Mutant {
+        name: "a_large_batch_comes_in_pieces",
+        file: "pipeline/spool.rs",
+        right: "missing > 0",
+        wrong: "false",
+        caught_by: Pipeline("spool::large_batches_stay_whole"),
+    },
+    Mutant {
+        name: "what_a_former_process_left_is_not_counted",
+        file: "pipeline/spool.rs",
+        right: "batches.sum.unwrap_or_default() as u64",
+        wrong: "0",
+        caught_by: Pipeline("spool::what_is_pushed_and_popped_survives_opening_again"),
+    },
+    // The backend.
+    Mutant {
+        name: "batches_overtake_those_that_wait",
+        file: "pipeline/spooled.rs",
+        right: "if «self.shared.spool.is_idle()»",
+        wrong: "true",
+        caught_by: Pipeline("spooled::the_last_write_wins_through_the_spool"),
+    },
+    Mutant {
+        name: "batches_overtake_one_that_is_on_its_way",
+        file: "pipeline/spool.rs",
+        right: "self.0.pushing.try_lock().is_ok() && self.is_empty()",
+        wrong: "self.is_empty()",
+        caught_by: Pipeline("spooled::a_dropped_write_does_not_overtake"),
+    },
+    Mutant {
+        name: "reads_miss_what_waits",
+        file: "pipeline/spooled.rs",
+        right: "SpooledReads::Exact => «self.settle(operation).await»",
+        wrong: "Ok(())",
+        caught_by: Pipeline("spooled::answers_wait_for_what_was_acknowledged"),
+    },
+    Mutant {
+        name: "a_prune_passes_what_waits",
+        file: "pipeline/spooled.rs",
+        right: r#"self.settle("prune_before").await?;"#,
+        wrong: "{}",
+        caught_by: Pipeline("spooled::answers_wait_for_what_was_acknowledged"),
+    },
+    Mutant {
+        name: "a_flush_leaves_what_waits",
+        file: "pipeline/spooled.rs",
+        right: r#"self.settle("flush").await?;"#,
+        wrong: "{}",
+        caught_by: Pipeline("spooled::answers_wait_for_what_was_acknowledged"),
+    },
+    Mutant {
+        name: "what_is_refused_for_good_blocks_the_spool",
+        file: "pipeline/spooled.rs",
+        right: "Err(error) if «is_passing(&error)»",
+        wrong: "true",
+        caught_by: Pipeline("spooled::what_is_refused_for_good_is_not_spooled"),
+    },
+    Mutant {
+        name: "a_full_store_refuses_although_there_is_a_spool",
+        file: "pipeline/spooled.rs",
+        right: "error.is_retryable()
+            || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Io)",
+        wrong: "error.is_retryable()",
+        caught_by: Pipeline("spooled::a_store_without_space_is_away_for_a_while"),
+    },
+    Mutant {
+        name: "nobody_drains_in_the_background",
+        file: "pipeline/spooled.rs",
+        right: "if let Err(error) = «self.drain_step().await» {
+                tracing::debug",
+        wrong: "std::future::pending::<Result<usize>>().await",
+        caught_by: Pipeline(
+            "spooled::batches_are_taken_while_the_store_is_away_and_stored_when_it_is_back",
+        ),
+    },
+    Mutant {
+        name: "closing_leaves_what_could_be_drained",
+        file: "pipeline/spooled.rs",
+        right: r#"self.settle("close").await"#,
+        wrong: "Ok::<(), Error>(())",
+        caught_by: Pipeline("spooled::closing_drains_what_it_can"),
+    },
+    Mutant {
+        name: "health_is_that_of_the_store_alone",
+        file: "pipeline/spooled.rs",
+        right: "backlog.records == 0",
+        wrong: "true",
+        caught_by: Pipeline(
+            "spooled::batches_are_taken_while_the_store_is_away_and_stored_when_it_is_back",
+        ),
+    },
+];
