@@ -16,7 +16,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{CopyInSink, Row, SimpleQueryMessage, Statement};
 
 use crate::connect::{Connection, is_unusable};
-use crate::convert::PgTime;
+use crate::convert::{MetadataColumn, PgTime};
 use crate::copy::{Entry, encode, pieces};
 use crate::error::{
     NO_PARTITION, UNIQUE_VIOLATION, from_pg, is_disconnect, is_victim, of_commit, sqlstate,
@@ -29,8 +29,6 @@ use crate::store::Store;
 const COPY: &str = "COPY samples (series_id, ts, value, metadata) FROM STDIN (FORMAT binary)";
 const COPY_PENDING: &str =
     "COPY pg_temp.storage_pending (series_id, ts, value, metadata) FROM STDIN (FORMAT binary)";
-const CREATE_PENDING: &str = "CREATE TEMP TABLE IF NOT EXISTS storage_pending (series_id bigint, \
-     ts timestamptz, value double precision, metadata jsonb) ON COMMIT DELETE ROWS";
 const COUNT_DAYS: &str = include_str!("sql/count_days.sql");
 const COUNT_FRESH: &str = include_str!("sql/count_fresh.sql");
 const STORE_PENDING: &str = include_str!("sql/store_pending.sql");
@@ -354,7 +352,10 @@ impl Committing {
         if let Some(pending) = &self.link()?.pending {
             return Ok(pending.clone());
         }
-        let made = store.server.in_time(prepare_pending(&self.link()?.connection)).await?;
+        let made = store
+            .server
+            .in_time(prepare_pending(&self.link()?.connection, store.opened.metadata))
+            .await?;
         if let Some(link) = &mut self.link {
             link.pending = Some(made.clone());
         }
@@ -425,6 +426,7 @@ impl Committing {
     /// Stores a batch of which nothing is there yet.
     async fn copy(&self, store: &Store, batch: &mut Batch) -> Result<Found, Trouble> {
         let Link { connection, copy, count, .. } = self.link()?;
+        let metadata = store.opened.metadata;
         let (server, begin) = (&store.server, store.locks.begin_shared());
         let (sink, found) = if batch.unknown.is_empty() && !self.touches_emptied(batch) {
             // Sent together: the server answers one after the other.
@@ -443,7 +445,7 @@ impl Committing {
             let sink = async { connection.copy_in(copy).await.map_err(from_pg) };
             (server.in_time(sink).await?, found)
         };
-        server.in_time(send(sink, encode(&batch.entries))).await?;
+        server.in_time(send(sink, encode(&batch.entries, metadata))).await?;
         let days = Days::of(&batch.entries);
         let counts: [&(dyn ToSql + Sync); 4] =
             [&self.slot, &days.samples, &days.oldest, &days.newest];
@@ -459,13 +461,14 @@ impl Committing {
         batch: &mut Batch,
     ) -> Result<Found, Trouble> {
         let Link { connection, .. } = self.link()?;
+        let metadata = store.opened.metadata;
         let (server, begin) = (&store.server, store.locks.begin_alone());
         let begun = server.in_time(query(connection, &begin)).await?;
         self.check_generation(&begun)?;
         let found = server.in_time(self.name_series(connection, batch)).await?;
         let send = async {
             let sink = connection.copy_in(&pending.copy).await.map_err(from_pg)?;
-            send(sink, encode(&batch.entries)).await
+            send(sink, encode(&batch.entries, metadata)).await
         };
         server.in_time(send).await?;
         let count = async {
@@ -542,8 +545,13 @@ fn is_ours(error: &Error) -> bool {
         && error.outcome() == Outcome::NotApplied
 }
 
-async fn prepare_pending(connection: &Connection) -> Result<Pending> {
-    connection.batch_execute(CREATE_PENDING).await.map_err(from_pg)?;
+async fn prepare_pending(connection: &Connection, metadata: MetadataColumn) -> Result<Pending> {
+    let create = format!(
+        "CREATE TEMP TABLE IF NOT EXISTS storage_pending (series_id bigint, ts timestamptz,
+             value double precision, metadata {}) ON COMMIT DELETE ROWS",
+        metadata.sql_type()
+    );
+    connection.batch_execute(&create).await.map_err(from_pg)?;
     Ok(Pending {
         copy: connection.prepare(COPY_PENDING).await.map_err(from_pg)?,
         count: connection.prepare(COUNT_FRESH).await.map_err(from_pg)?,

@@ -218,6 +218,23 @@ impl<'a> FromSql<'a> for Json<'a> {
     }
 }
 
+/// How the metadata of samples is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MetadataColumn {
+    Jsonb,
+    /// In hypertables; see their SQL.
+    Text,
+}
+
+impl MetadataColumn {
+    pub(crate) const fn sql_type(self) -> &'static str {
+        match self {
+            Self::Jsonb => "jsonb",
+            Self::Text => "text COLLATE \"C\"",
+        }
+    }
+}
+
 /// Writes a binary `jsonb` with its length.
 pub(crate) fn put_json(out: &mut BytesMut, text: &[u8]) {
     // The contract keeps metadata far below what a length can say.

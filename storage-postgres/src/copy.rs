@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::convert::{PgTime, put_json};
+use crate::convert::{MetadataColumn, PgTime, put_json};
 
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 
@@ -38,7 +38,7 @@ pub(crate) struct Entry {
 }
 
 /// Returns the bytes that store `entries`, in the order of the columns of `samples`.
-pub(crate) fn encode(entries: &[Entry]) -> Bytes {
+pub(crate) fn encode(entries: &[Entry], column: MetadataColumn) -> Bytes {
     let metadata = |entry: &Entry| entry.metadata.as_ref().map_or(0, |text| text.len() + 1);
     let bytes: usize = entries.iter().map(|entry| ROW_BYTES + metadata(entry)).sum();
     let mut out = BytesMut::with_capacity(HEADER.len() + bytes + 2);
@@ -52,7 +52,10 @@ pub(crate) fn encode(entries: &[Entry]) -> Bytes {
         match &entry.metadata {
             Some(text) => {
                 out.put_slice(&row[..38]);
-                put_json(&mut out, text);
+                match column {
+                    MetadataColumn::Jsonb => put_json(&mut out, text),
+                    MetadataColumn::Text => put_text(&mut out, text),
+                }
             }
             None => out.put_slice(&row),
         }
@@ -115,10 +118,10 @@ pub(crate) fn encode_events(entries: &[EventEntry]) -> Bytes {
         put_number(&mut out, entry.stream_id);
         put_number(&mut out, entry.version);
         match &entry.event_id {
-            Some(id) => put_text(&mut out, id),
+            Some(id) => put_text(&mut out, id.as_bytes()),
             None => out.put_i32(-1),
         }
-        put_text(&mut out, &entry.event_type);
+        put_text(&mut out, entry.event_type.as_bytes());
         put_number(&mut out, PgTime(entry.ms).to_micros());
         put_json(&mut out, &entry.json);
     }
@@ -131,10 +134,10 @@ fn put_number(out: &mut BytesMut, number: i64) {
     out.put_i64(number);
 }
 
-fn put_text(out: &mut BytesMut, text: &str) {
-    // A name is far shorter than what a length can say.
+fn put_text(out: &mut BytesMut, text: &[u8]) {
+    // Names and metadata are far shorter than what a length can say.
     out.put_i32(i32::try_from(text.len()).unwrap_or(i32::MAX));
-    out.put_slice(text.as_bytes());
+    out.put_slice(text);
 }
 
 /// Cuts bytes into pieces to send.
@@ -156,7 +159,7 @@ mod tests {
             Entry { series_id: 7, ms: 946_684_800_001, value: 1.5, metadata: None },
             Entry { series_id: -1, ms: 946_684_800_000, value: -0.25, metadata },
         ];
-        let bytes = encode(&entries);
+        let bytes = encode(&entries, MetadataColumn::Jsonb);
         assert_eq!(&bytes[..HEADER.len()], HEADER);
         let first = &bytes[HEADER.len()..HEADER.len() + ROW_BYTES];
         let mut expected = vec![0, 4, 0, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 7];
@@ -166,6 +169,8 @@ mod tests {
         expected.extend([255; 4]);
         assert_eq!(first, expected);
         assert_eq!(&bytes[bytes.len() - 9..], [0, 0, 0, 3, 1, b'{', b'}', 255, 255]);
+        let bytes = encode(&entries, MetadataColumn::Text);
+        assert_eq!(&bytes[bytes.len() - 8..], [0, 0, 0, 2, b'{', b'}', 255, 255]);
     }
 
     #[test]

@@ -306,8 +306,8 @@ pub(crate) async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Se
     done.map_err(panicked).flatten().map_err(|error| named(error, operation))
 }
 
-/// Ends what a killed prune left, adds up the slots of each day, and lets the server reuse the
-/// space of dead rows.
+/// Ends what a killed prune left, adds up the slots of each day, compresses the chunks that are due,
+/// and lets the server reuse the space of dead rows.
 pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Result<()> {
     store.check_open()?;
     let connection = store.server.connect().await?;
@@ -315,29 +315,38 @@ pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Resul
     let mut prune = Prune { store, connection, cutoff, caller, removed: 0 };
     prune.finish().await?;
     prune.step(&Step::Run(JOIN_SLOTS)).await?;
-    let names = prune.connection.query(VACUUMED, &[]).await.map_err(from_pg)?;
     prune.connection.batch_execute("SET statement_timeout = 0").await.map_err(from_pg)?;
-    for row in names {
-        let name: String = row.try_get(0).map_err(from_pg)?;
+    let mut due = Vec::new();
+    if let Some(extension) = store.opened.extension.as_ref().filter(|_| store.opened.hypertable) {
+        due.extend(extension.compress(&prune.connection).await?);
+    }
+    for row in prune.connection.query(VACUUMED, &[]).await.map_err(from_pg)? {
+        due.push(format!("VACUUM (SKIP_LOCKED) {}", row.try_get::<_, &str>(0).map_err(from_pg)?));
+    }
+    for statement in due {
         prune.check_wanted()?;
-        let vacuum = format!("VACUUM (SKIP_LOCKED) {name}");
-        match prune.connection.batch_execute(&vacuum).await.map_err(from_pg) {
+        match prune.connection.batch_execute(&statement).await.map_err(from_pg) {
             // Dropped meanwhile, or not ours to tidy.
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
+            Err(error) if sqlstate(&error) == Some(COMPRESSED_NOTHING) => {
+                tracing::warn!(target: "storage", %error, "chunks are compressed later");
+            }
             done => done?,
         }
     }
     Ok(())
 }
 
-/// Every table of the schema, and instead of a hypertable its chunks, which lie elsewhere. Not by
-/// what the server counted of dead rows: that comes a second late or more. A table without any costs
-/// a millisecond.
-const VACUUMED: &str = "SELECT c.oid::regclass::text FROM pg_class c
-    WHERE c.relkind = 'r' AND (c.relnamespace = current_schema()::regnamespace
-        OR c.oid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = 'samples'::regclass))
-    AND NOT EXISTS (SELECT FROM pg_inherits i WHERE i.inhparent = c.oid)";
+/// What TimescaleDB says where it compressed none of the chunks that were due: somebody else uses or
+/// compresses them. Its policy comes again.
+const COMPRESSED_NOTHING: &str = "22000";
+
+/// Every table of the schema; a hypertable stands for its chunks, compressed or not. Not by what the
+/// server counted of dead rows: that comes a second late or more. A table without any costs a
+/// millisecond.
+const VACUUMED: &str = "SELECT oid::regclass::text FROM pg_class
+    WHERE relkind = 'r' AND relnamespace = current_schema()::regnamespace";
 
 const JOIN_SLOTS: &str = "
     WITH gone AS (DELETE FROM days d

@@ -26,7 +26,7 @@ const SCAN_STEP_SAMPLES: i64 = 8192;
 /// Series that one step of a scan may touch: many are short.
 const SCAN_STEP_SERIES: usize = 64;
 
-const RANGE_OF_SERIES: &str = "SELECT ts, value, metadata FROM samples
+const RANGE_OF_SERIES: &str = "SELECT ts, value, metadata::jsonb AS metadata FROM samples
     WHERE series_id = (SELECT id FROM series WHERE server_id = $1 AND metric_type = $2)
     AND ts >= $3 AND ts < $4";
 
@@ -174,8 +174,8 @@ impl Store {
         let limit = i64::try_from(n).unwrap_or(i64::MAX);
         let sql = format!(
             "SELECT s.server_id, s.metric_type, p.ts, p.value, p.metadata FROM series s
-             CROSS JOIN LATERAL (SELECT ts, value, metadata FROM samples
-                 WHERE series_id = s.id ORDER BY ts DESC LIMIT $1) p
+             CROSS JOIN LATERAL (SELECT ts, value, metadata::jsonb AS metadata
+                 FROM samples WHERE series_id = s.id ORDER BY ts DESC LIMIT $1) p
              WHERE NOT s.emptied AND {}",
             condition.sql
         );
@@ -220,10 +220,10 @@ impl Store {
         // A limit inside each look-up as well, so that none reads more than a step holds.
         let sql = "SELECT u.n, p.ts, p.value, p.metadata
             FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
-            CROSS JOIN LATERAL (SELECT ts, value, metadata FROM samples
-                WHERE series_id = u.id AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4) p
+            CROSS JOIN LATERAL (SELECT ts, value, metadata::jsonb AS metadata
+                FROM samples WHERE series_id = u.id AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4) p
             LIMIT $4";
-        let first_only = "SELECT 1::bigint, ts, value, metadata FROM samples
+        let first_only = "SELECT 1::bigint, ts, value, metadata::jsonb FROM samples
             WHERE series_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4";
         let (sql, first, asked): (_, Parameter<'_>, _) = match goes_on {
             true => (first_only, &ids[0], 1),

@@ -6,8 +6,10 @@
 
 use storage_core::{Error, ErrorKind, Result};
 
+use crate::commit::gone;
 use crate::config::{PostgresOptions, UseTimescale, config};
 use crate::connect::{Connection, Server};
+use crate::convert::MetadataColumn;
 use crate::error::{from_pg, sqlstate};
 use crate::timescale::{self, Extension};
 
@@ -76,6 +78,7 @@ impl Locks {
 pub(crate) struct Opened {
     /// Whether TimescaleDB keeps the samples.
     pub(crate) hypertable: bool,
+    pub(crate) metadata: MetadataColumn,
     /// TimescaleDB, where it is there.
     pub(crate) extension: Option<Extension>,
     pub(crate) server_version: i32,
@@ -129,8 +132,27 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
     if hypertable && extension.is_none() {
         return Err(config("the store needs TimescaleDB, which the database no longer has"));
     }
+    let metadata = match hypertable {
+        true => metadata_column(connection, options).await?,
+        false => MetadataColumn::Jsonb,
+    };
     let server_version = row.try_get(1).map_err(from_pg)?;
-    Ok(Opened { hypertable, extension, server_version, version: found_version })
+    Ok(Opened { hypertable, metadata, extension, server_version, version: found_version })
+}
+
+/// Hypertables of earlier builds keep metadata as `jsonb`.
+async fn metadata_column(
+    connection: &Connection,
+    options: &PostgresOptions,
+) -> Result<MetadataColumn> {
+    let sql = "SELECT a.atttypid = 'jsonb'::regtype FROM pg_attribute a
+        JOIN pg_class c ON c.oid = a.attrelid AND c.relname = 'samples'
+        WHERE c.relnamespace = to_regnamespace($1) AND a.attname = 'metadata'";
+    let row = connection.query_opt(sql, &[&options.schema]).await.map_err(from_pg)?;
+    match row.ok_or_else(gone)?.try_get(0).map_err(from_pg)? {
+        true => Ok(MetadataColumn::Jsonb),
+        false => Ok(MetadataColumn::Text),
+    }
 }
 
 enum Found {

@@ -15,6 +15,10 @@ const PROBE: &str = "SELECT quote_ident(n.nspname), current_setting('timescaledb
     FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
     WHERE e.extname = 'timescaledb'";
 
+const COMPRESSION_JOB: &str = "SELECT job_id FROM timescaledb_information.jobs
+    WHERE proc_name = 'policy_compression' AND hypertable_name = 'samples'
+    AND hypertable_schema = current_schema() ORDER BY job_id LIMIT 1";
+
 /// What keeps the samples, by what the database offers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -60,6 +64,18 @@ impl Extension {
         format!(
             "SELECT count(*) FROM {schema}.drop_chunks('samples', older_than => $1::timestamptz)"
         )
+    }
+
+    /// Returns the SQL that compresses the chunks which the policy would compress next, also those
+    /// that late samples have opened again; `None` where there is no such policy.
+    pub(crate) async fn compress(&self, client: &Client) -> Result<Option<String>> {
+        if self.tier != Tier::Community {
+            return Ok(None);
+        }
+        let job = client.query_opt(COMPRESSION_JOB, &[]).await.map_err(from_pg)?;
+        let Some(job) = job else { return Ok(None) };
+        let id: i32 = job.try_get(0).map_err(from_pg)?;
+        Ok(Some(format!("CALL {}.run_job({id})", self.schema)))
     }
 
     /// Returns the SQL that gives the bytes of all chunks.

@@ -1,6 +1,7 @@
 -- What people and Grafana read.
 CREATE VIEW metrics AS
-SELECT s.server_id, p.ts AS "timestamp", s.metric_type, p.value, p.metadata
+SELECT s.server_id, p.ts AS "timestamp", s.metric_type, p.value,
+    p.metadata::jsonb AS metadata
 FROM samples p JOIN series s ON s.id = p.series_id;
 
 CREATE VIEW servers AS

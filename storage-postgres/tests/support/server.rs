@@ -20,14 +20,29 @@ pub(crate) fn shared_trial(
     gated(name, missing.then(|| format!("{} is not set", super::URL)), run)
 }
 
+/// Makes a test of `run`, which needs TimescaleDB's Community edition.
+pub(crate) fn community_trial(name: &str, run: fn() -> Result<(), Failed>) -> Trial {
+    let lack = super::community_url().is_none();
+    let lack = lack.then(|| format!("{} is not set", super::COMMUNITY_URL));
+    gated_by(&["timescale_community"], name, lack, run)
+}
+
 fn gated(
     name: &str,
     lack: Option<String>,
     run: impl FnOnce() -> Result<(), Failed> + Send + 'static,
 ) -> Trial {
+    gated_by(&["postgres", "faults", "all", "1"], name, lack, run)
+}
+
+fn gated_by(
+    words: &[&str],
+    name: &str,
+    lack: Option<String>,
+    run: impl FnOnce() -> Result<(), Failed> + Send + 'static,
+) -> Trial {
     let required = std::env::var("CONFORMANCE_REQUIRE").unwrap_or_default();
-    let is_required =
-        required.split(',').any(|word| ["postgres", "faults", "all", "1"].contains(&word.trim()));
+    let is_required = required.split(',').any(|word| words.contains(&word.trim()));
     match lack {
         None => Trial::test(name, run),
         Some(reason) if is_required => Trial::test(name, move || Err(reason.into())),
