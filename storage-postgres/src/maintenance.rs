@@ -329,7 +329,7 @@ pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Resul
             // Dropped meanwhile, or not ours to tidy.
             Err(error)
                 if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
-            Err(error) if sqlstate(&error) == Some(COMPRESSED_NOTHING) => {
+            Err(error) if matches!(sqlstate(&error), Some(COMPRESSED_NOTHING | RAISED)) => {
                 tracing::warn!(target: "storage", %error, "chunks are compressed later");
             }
             done => done?,
@@ -338,9 +338,10 @@ pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Resul
     Ok(())
 }
 
-/// What TimescaleDB says where it compressed none of the chunks that were due: somebody else uses or
-/// compresses them. Its policy comes again.
+/// What TimescaleDB says, now and up to 2.19, where it compressed none of the chunks that were due:
+/// somebody else uses or compresses them. Its policy comes again.
 const COMPRESSED_NOTHING: &str = "22000";
+const RAISED: &str = "P0001";
 
 /// Every table of the schema; a hypertable stands for its chunks, compressed or not. Not by what the
 /// server counted of dead rows: that comes a second late or more. A table without any costs a
