@@ -40,15 +40,41 @@ pub fn check_json(field: &'static str, value: &Value, bytes_max: usize) -> Resul
     if holds_nul(value) {
         return Err(refuse("the JSON holds a NUL character"));
     }
-    let mut counter = ByteCounter(0);
-    serde_json::to_writer(&mut counter, value)
+    // Most values are far from the limit; the others are written out to be counted.
+    if bytes_at_most(value) <= bytes_max {
+        return Ok(());
+    }
+    let bytes = bytes_of(value)
         .map_err(|error| refuse("the value cannot be written as JSON").with_source(error))?;
-    if counter.0 > bytes_max {
+    if bytes > bytes_max {
         return Err(refuse("the JSON is too large")
-            .with_context("bytes", counter.0)
+            .with_context("bytes", bytes)
             .with_context("bytes_max", bytes_max));
     }
     Ok(())
+}
+
+fn bytes_of<T: serde::Serialize>(value: &T) -> serde_json::Result<usize> {
+    let mut counter = ByteCounter(0);
+    serde_json::to_writer(&mut counter, value)?;
+    Ok(counter.0)
+}
+
+/// How long a value is as JSON at most, without writing it. A character takes up to six bytes.
+fn bytes_at_most(value: &Value) -> usize {
+    let text = |text: &str| text.len().saturating_mul(6).saturating_add(2);
+    let add = |sum: usize, bytes: usize| sum.saturating_add(bytes).saturating_add(1);
+    match value {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(number) if number.is_i64() || number.is_u64() => 20,
+        Value::Number(number) => bytes_of(number).unwrap_or(usize::MAX),
+        Value::String(string) => text(string),
+        Value::Array(items) => items.iter().map(bytes_at_most).fold(2, add),
+        Value::Object(fields) => {
+            let field = |(name, value): (&String, &Value)| add(text(name), bytes_at_most(value));
+            fields.iter().map(field).fold(2, add)
+        }
+    }
 }
 
 fn is_shallow(value: &Value, depth_left: usize) -> bool {
@@ -82,5 +108,32 @@ impl std::io::Write for ByteCounter {
 
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn no_json_is_longer_than_its_estimate() {
+        let values = [
+            json!(null),
+            json!([]),
+            json!({}),
+            json!([false, true, null]),
+            json!([i64::MIN, u64::MAX, 0]),
+            json!([f64::MIN, f64::MIN_POSITIVE, -1.5e-300, 0.1]),
+            json!("\u{1}\u{2}\u{1f}\"\\\n"),
+            json!({"\u{1}": "é", "": [[], {"a": {"b": ["\u{7f}"]}}]}),
+        ];
+        for value in values {
+            let bytes = value.to_string().len();
+            assert!(bytes_at_most(&value) >= bytes, "{value}");
+            check_json("value", &value, bytes).unwrap();
+            let error = check_json("value", &value, bytes - 1).unwrap_err();
+            assert_eq!(error.context("bytes"), Some(&*bytes.to_string()));
+        }
     }
 }

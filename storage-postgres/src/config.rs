@@ -103,9 +103,10 @@ pub struct PostgresOptions {
 }
 
 const PARAMETERS: &str = "application_name channel_binding connect_timeout_ms create dbname host \
-    hostaddr keepalives_idle load_balance_hosts lock_timeout_ms partitions_ahead password pool_size \
-    pool_timeout_ms port schema sslmode sslrootcert statement_timeout_ms synchronous_commit \
-    target_session_attrs timescaledb user";
+    hostaddr keepalives_idle keepalives_interval keepalives_retries load_balance_hosts \
+    lock_timeout_ms partitions_ahead password pool_size pool_timeout_ms port schema sslmode \
+    sslrootcert statement_timeout_ms synchronous_commit target_session_attrs tcp_user_timeout \
+    timescaledb user";
 
 /// Parameters that the driver knows, in its own notation.
 const DRIVER_PARAMETERS: &[&str] = &[
@@ -115,18 +116,27 @@ const DRIVER_PARAMETERS: &[&str] = &[
     "host",
     "hostaddr",
     "keepalives_idle",
+    "keepalives_interval",
+    "keepalives_retries",
     "load_balance_hosts",
     "password",
     "port",
     "target_session_attrs",
+    "tcp_user_timeout",
     "user",
 ];
 
 const TIMEOUT_MS_MAX: u64 = 86_400_000;
 const SCHEMA_BYTES_MAX: usize = 63;
 
-/// After how long without an answer to its probes a connection counts as lost.
+/// When a server that is waited for, and be it for hours (`check`, `VACUUM`), is asked whether it is
+/// still there, how often again, and after how many times without an answer it counts as lost.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// How long what was sent may stay unconfirmed: as long as all of that together.
+const UNCONFIRMED_MAX: Duration = Duration::from_secs(90);
 
 impl PostgresOptions {
     /// Parses `postgres://USER:PASSWORD@HOST:PORT/DATABASE?name=value&...`; `postgresql://` means
@@ -373,10 +383,25 @@ fn parse_server(address: &str, parameters: &str) -> Result<Config> {
     if server.get_application_name().is_none() {
         server.application_name("storage");
     }
-    if !parameters.contains("keepalives_idle") {
+    find_loss_soon(&mut server, parameters);
+    Ok(server)
+}
+
+/// Sets what the URL leaves open of how the loss of the server is found.
+fn find_loss_soon(server: &mut Config, parameters: &str) {
+    let is_open = |name| !parameters.contains(name);
+    if is_open("keepalives_idle") {
         server.keepalives_idle(KEEPALIVE_IDLE);
     }
-    Ok(server)
+    if is_open("keepalives_interval") {
+        server.keepalives_interval(KEEPALIVE_INTERVAL);
+    }
+    if is_open("keepalives_retries") {
+        server.keepalives_retries(KEEPALIVE_RETRIES);
+    }
+    if is_open("tcp_user_timeout") {
+        server.tcp_user_timeout(UNCONFIRMED_MAX);
+    }
 }
 
 fn unreadable() -> Error {
@@ -444,6 +469,23 @@ mod tests {
         assert_eq!(options.statement_timeout, Duration::ZERO);
         let local = parse("postgres://me@/app?host=/run/postgresql").unwrap();
         assert!(matches!(&local.server.get_hosts()[0], tokio_postgres::config::Host::Unix(_)));
+    }
+
+    #[test]
+    fn a_server_that_is_gone_is_missed_soon() {
+        let seconds = |server: &Config| {
+            let others = [server.get_keepalives_interval(), server.get_tcp_user_timeout().copied()];
+            let others = others.map(|time| time.map(|time| time.as_secs()));
+            (server.get_keepalives_idle().as_secs(), server.get_keepalives_retries(), others)
+        };
+        let options = parse("postgres://me@db/app").unwrap();
+        assert_eq!(seconds(&options.server), (60, Some(3), [Some(10), Some(90)]));
+        let options = parse(
+            "postgres://me@db/app?keepalives_idle=1&keepalives_interval=2&keepalives_retries=4\
+             &tcp_user_timeout=5",
+        )
+        .unwrap();
+        assert_eq!(seconds(&options.server), (1, Some(4), [Some(2), Some(5)]));
     }
 
     #[test]

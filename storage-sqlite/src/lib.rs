@@ -33,6 +33,7 @@ mod error;
 mod events;
 mod head;
 mod history;
+mod insert;
 mod jobs;
 mod maintenance;
 mod read;

@@ -142,18 +142,29 @@ impl Slot {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict);
     }
 
-    /// Returns the answer to the append of these events, once the transaction is committed.
+    /// Waits for `commit`, which commits these events, and returns the answer to their append.
     ///
     /// # Errors
-    /// `Conflict` as [`EventStore::append`](super::EventStore::append) says.
-    pub fn answer(&self, events: &[NewEvent]) -> Result<Vec<StoredEvent>> {
+    /// Those of `commit`; `Conflict` as [`EventStore::append`](super::EventStore::append) says.
+    pub async fn answer(
+        &self,
+        events: &[NewEvent],
+        commit: impl Future<Output = Result<()>>,
+    ) -> Result<Vec<StoredEvent>> {
+        // Copied while the commit is under way: that takes a good part of its time.
+        let (committed, events) = tokio::join!(commit, async { events.to_vec() });
+        committed?;
+        self.take(events)
+    }
+
+    fn take(&self, events: Vec<NewEvent>) -> Result<Vec<StoredEvent>> {
         let verdict = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         match verdict.unwrap_or_else(|| Err(undecided()))? {
             Verdict::Appended(places) => {
-                let stored = events.iter().cloned().zip(places);
+                let stored = events.into_iter().zip(places);
                 Ok(stored.map(|(event, (at, version))| event.into_stored(at, version)).collect())
             }
-            Verdict::Found(found) => repeated(events, found)?.ok_or_else(undecided),
+            Verdict::Found(found) => repeated(&events, found)?.ok_or_else(undecided),
         }
     }
 }
@@ -257,11 +268,11 @@ mod tests {
         ];
         assert_eq!(decided, expected);
         assert_eq!((desk.last(), desk.version("a"), desk.version("c")), (13, 4, 0));
-        let refused = batches[1].1.answer(&[event("a")]).unwrap_err();
+        let refused = batches[1].1.take(vec![event("a")]).unwrap_err();
         assert_eq!((refused.kind(), refused.context("version")), (ErrorKind::Conflict, Some("3")));
-        let stored = batches[2].1.answer(&[event("a").with_id("x")]).unwrap();
+        let stored = batches[2].1.take(vec![event("a").with_id("x")]).unwrap();
         batches[3].0.found(stored.clone());
-        assert_eq!(batches[3].1.answer(&[event("a").with_id("x")]).unwrap(), stored);
+        assert_eq!(batches[3].1.take(vec![event("a").with_id("x")]).unwrap(), stored);
     }
 
     #[test]

@@ -53,8 +53,7 @@ impl PostgresEvents {
             return Ok(Vec::new());
         }
         let (append, verdict) = append::prepare(events, expected)?;
-        self.committer.append(append).await?;
-        let stored = verdict.answer(events)?;
+        let stored = verdict.answer(events, self.committer.append(append)).await?;
         self.store.appended.notify_waiters();
         Ok(stored)
     }

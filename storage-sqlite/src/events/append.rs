@@ -13,9 +13,7 @@ use storage_core::{Error, ErrorKind, Expectation, NewEvent, Result};
 use super::names_json;
 use super::read;
 use crate::error::from_sqlx;
-
-/// Rows that one statement inserts: each statement costs as much as some rows.
-const INSERT_ROWS: usize = 128;
+use crate::insert;
 
 /// A batch on its way into the table.
 pub(crate) type Append = group::Append<Arc<str>>;
@@ -49,7 +47,7 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]
     }
     if !accepted.is_empty() {
         write_streams(connection, &desk, &mut ids, &accepted).await?;
-        for rows in accepted.chunks(INSERT_ROWS) {
+        for rows in insert::parts(&accepted) {
             insert_some(connection, rows, &ids).await?;
         }
     }
@@ -66,7 +64,9 @@ async fn find_ids(
     appends: &[Append],
 ) -> Result<HashSet<String>> {
     let ids: Vec<&str> = appends.iter().flat_map(Append::ids).collect();
-    if ids.is_empty() {
+    let Some(smallest) = ids.iter().min() else { return Ok(HashSet::new()) };
+    // Ids that grow with time are larger than all that are there: one look instead of one for each.
+    if !is_reached(connection, smallest).await? {
         return Ok(HashSet::new());
     }
     let rows = sqlx::query(
@@ -78,6 +78,14 @@ async fn find_ids(
     .await
     .map_err(from_sqlx)?;
     rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>().map_err(from_sqlx)
+}
+
+/// Whether an id is stored that is not smaller.
+async fn is_reached(connection: &mut SqliteConnection, id: &str) -> Result<bool> {
+    let reached = "SELECT EXISTS (
+        SELECT * FROM events INDEXED BY events_by_id WHERE event_id >= ?)";
+    let row = sqlx::query(reached).bind(id).fetch_one(connection).await;
+    row.and_then(|row| row.try_get(0)).map_err(from_sqlx)
 }
 
 /// The streams that these batches touch or expect something of: their ids and their versions.
@@ -154,9 +162,8 @@ async fn insert_some(
         "INSERT INTO events
          (sequence, stream_id, version, event_id, event_type, stored_at, payload) VALUES {places}"
     );
-    // The places alone vary. Kept prepared are the two sizes that come again and again.
-    let is_usual = rows.len() == INSERT_ROWS || rows.len() == 1;
-    let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql)).persistent(is_usual);
+    // The places alone vary.
+    let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));
     for (row, (sequence, version)) in rows {
         let stream_id = ids.get(&*row.stream);
         statement = statement

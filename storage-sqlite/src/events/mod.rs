@@ -71,8 +71,8 @@ impl SqliteEvents {
         }
         let (append, verdict) = append::prepare(events, expected)?;
         let weight = append.weight();
-        self.committer.commit(Work::Events(append), weight).await?;
-        let stored = verdict.answer(events)?;
+        let commit = self.committer.commit(Work::Events(append), weight);
+        let stored = verdict.answer(events, commit).await?;
         self.store.appended.notify_waiters();
         Ok(stored)
     }

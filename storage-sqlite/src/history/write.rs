@@ -9,10 +9,8 @@ use storage_core::metrics::time::floor_ms;
 use storage_core::{Error, ErrorKind, Result, StoredValue};
 
 use crate::error::from_sqlx;
+use crate::insert;
 use crate::store::Store;
-
-/// Rows that one statement inserts: each statement costs as much as some rows.
-const INSERT_ROWS: usize = 128;
 
 /// Bytes of JSON that cost as much as storing one sample.
 const BYTES_PER_WEIGHT: usize = 256;
@@ -58,7 +56,7 @@ pub(crate) fn rows_of(values: &[StoredValue]) -> Result<Vec<ValueRow>> {
 /// Whether [`insert`] runs a single statement for these rows.
 pub(crate) fn is_one_statement(store: &Store, rows: &[ValueRow]) -> bool {
     let names = store.record_names();
-    rows.len() <= INSERT_ROWS && rows.iter().all(|row| names.id(&row.name).is_some())
+    rows.len() <= insert::ROWS_MAX && rows.iter().all(|row| names.id(&row.name).is_some())
 }
 
 /// Inserts values in their order, and the names that are new; returns the names that it read.
@@ -85,8 +83,14 @@ pub(crate) async fn insert(
         let missing = || Error::new(ErrorKind::Internal, "a name that was added is not there");
         rows.iter().map(|row| id(row).ok_or_else(missing)).collect::<Result<_>>()?
     };
-    for (rows, ids) in rows.chunks(INSERT_ROWS).zip(ids.chunks(INSERT_ROWS)) {
-        insert_some(connection, rows, ids).await?;
+    let rows: Vec<(&ValueRow, i64)> = rows.iter().zip(ids).collect();
+    if learned.is_empty() && (1..=insert::ROWS_MAX).contains(&rows.len()) {
+        // This statement may be the whole transaction, which taken apart it would not be.
+        insert_some(connection, &rows).await?;
+    } else {
+        for rows in insert::parts(&rows) {
+            insert_some(connection, rows).await?;
+        }
     }
     Ok(learned)
 }
@@ -127,18 +131,14 @@ pub(super) async fn read_names(
     rows.iter().map(name).collect::<std::result::Result<_, sqlx::Error>>().map_err(from_sqlx)
 }
 
-async fn insert_some(
-    connection: &mut SqliteConnection,
-    rows: &[ValueRow],
-    ids: &[i64],
-) -> Result<()> {
+async fn insert_some(connection: &mut SqliteConnection, rows: &[(&ValueRow, i64)]) -> Result<()> {
     let places = vec!["(?,?,?)"; rows.len()].join(",");
     let sql =
         format!("INSERT INTO record_history (record_id, stored_at, value_json) VALUES {places}");
-    // The places alone vary. Kept prepared are the two sizes that come again and again.
-    let is_usual = rows.len() == INSERT_ROWS || rows.len() == 1;
+    // The places alone vary. Kept prepared are the sizes that come again and again.
+    let is_usual = rows.len().is_power_of_two();
     let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql)).persistent(is_usual);
-    for (row, id) in rows.iter().zip(ids) {
+    for (row, id) in rows {
         statement = statement.bind(id).bind(row.ms).bind(Arc::clone(&row.json));
     }
     statement.execute(connection).await.map(drop).map_err(from_sqlx)
