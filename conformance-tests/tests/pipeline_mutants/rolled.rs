@@ -108,7 +108,7 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "a_write_that_a_prune_overtook_is_acknowledged",
         file: "pipeline/rollup/write.rs",
-        right: "was_overtaken && landed >= self.stores.options.settle / 2",
+        right: "was_overtaken && !after.waited_for(landed)",
         wrong: "{ let _ = landed; false }",
         caught_by: rollups!("seams::a_slow_write_that_a_prune_overtook_is_written_again"),
     },
