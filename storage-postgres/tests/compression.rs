@@ -39,7 +39,7 @@ fn fresh_schema() -> String {
 }
 
 async fn open(schema: &str) -> PostgresBackend {
-    let options = support::options(&support::community_url().unwrap(), schema);
+    let options = support::options(&support::server::community_url().unwrap(), schema);
     let store = PostgresBackend::open(options).await.unwrap();
     assert_eq!((store.tier(), store.uses_timescale()), (Tier::Community, true));
     store
@@ -49,7 +49,7 @@ async fn open(schema: &str) -> PostgresBackend {
 async fn chunks(schema: &str) -> (i64, i64) {
     let sql = "SELECT count(*) FILTER (WHERE is_compressed), count(*)
         FROM timescaledb_information.chunks WHERE hypertable_schema = $1";
-    let server = support::raw(&support::community_url().unwrap()).await;
+    let server = support::raw(&support::server::community_url().unwrap()).await;
     let row = server.query_one(sql, &[&schema]).await.unwrap();
     (row.get(0), row.get(1))
 }
@@ -134,7 +134,7 @@ fn compressed_chunks() -> Result<(), Failed> {
         pair.prune(START_MS + 20 * DAY_MS).await;
         pair.assert_same().await;
         pair.store.close().await.unwrap();
-        support::drop_schema(&support::community_url().unwrap(), &schema).await;
+        support::drop_schema(&support::server::community_url().unwrap(), &schema).await;
     });
     Ok(())
 }
@@ -186,7 +186,7 @@ fn while_compressing() -> Result<(), Failed> {
         assert_eq!(store.stats().await.unwrap().total_metrics as i64, ROUNDS * ROUND);
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
-        support::drop_schema(&support::community_url().unwrap(), &schema).await;
+        support::drop_schema(&support::server::community_url().unwrap(), &schema).await;
     });
     Ok(())
 }

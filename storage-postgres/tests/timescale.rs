@@ -16,7 +16,7 @@ use support::Postgres;
 
 const EDITIONS: [(&str, &str); 2] = [
     ("timescale_apache", "STORAGE_TEST_TIMESCALE_APACHE_URL"),
-    ("timescale_community", support::COMMUNITY_URL),
+    ("timescale_community", support::server::COMMUNITY_URL),
 ];
 
 fn main() {

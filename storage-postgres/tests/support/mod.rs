@@ -20,14 +20,6 @@ pub(crate) fn url() -> Option<String> {
     std::env::var(URL).ok().filter(|url| !url.is_empty())
 }
 
-/// The variable that names a server with TimescaleDB's Community edition.
-pub(crate) const COMMUNITY_URL: &str = "STORAGE_TEST_TIMESCALE_URL";
-
-/// That server, if there is one.
-pub(crate) fn community_url() -> Option<String> {
-    std::env::var(COMMUNITY_URL).ok().filter(|url| !url.is_empty())
-}
-
 /// Options for the schema `schema` on the server at `url`: few connections, as many tests run side
 /// by side.
 pub(crate) fn options(url: &str, schema: &str) -> PostgresOptions {

@@ -6,6 +6,14 @@ use std::process::Command;
 
 use libtest_mimic::{Failed, Trial};
 
+/// The variable that names a server with TimescaleDB's Community edition.
+pub(crate) const COMMUNITY_URL: &str = "STORAGE_TEST_TIMESCALE_URL";
+
+/// That server, if there is one.
+pub(crate) fn community_url() -> Option<String> {
+    std::env::var(COMMUNITY_URL).ok().filter(|url| !url.is_empty())
+}
+
 /// Makes a test of `run`, which needs a server of its own (and, where it says so, root).
 pub(crate) fn trial(name: &str, needs_root: bool, run: fn() -> Result<(), Failed>) -> Trial {
     gated(name, lack(needs_root), run)
@@ -22,8 +30,8 @@ pub(crate) fn shared_trial(
 
 /// Makes a test of `run`, which needs TimescaleDB's Community edition.
 pub(crate) fn community_trial(name: &str, run: fn() -> Result<(), Failed>) -> Trial {
-    let lack = super::community_url().is_none();
-    let lack = lack.then(|| format!("{} is not set", super::COMMUNITY_URL));
+    let lack = community_url().is_none();
+    let lack = lack.then(|| format!("{COMMUNITY_URL} is not set"));
     gated_by(&["timescale_community"], name, lack, run)
 }
 
