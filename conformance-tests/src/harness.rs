@@ -23,7 +23,7 @@ use crate::report;
 /// A handle to a store, whatever the backend.
 pub type Store = Arc<dyn StorageBackend>;
 
-/// How long a case may take before it counts as hung.
+/// How long a case may take before it counts as hung, unless the fixture says otherwise.
 pub const CASE_TIME_MAX: Duration = Duration::from_secs(60);
 
 /// How long closing may take afterwards: an object store that is slow has many files to write.
@@ -64,6 +64,12 @@ pub trait Fixture: Send + Sync + 'static {
     /// are then ignored, unless `CONFORMANCE_REQUIRE` names the fixture.
     fn unavailable(&self) -> Option<String> {
         None
+    }
+
+    /// How long a case may take before it counts as hung. Some make a thousand commits: a server
+    /// that takes tens of milliseconds for each needs more time than there is by default.
+    fn case_time_max(&self) -> Duration {
+        CASE_TIME_MAX
     }
 
     /// Cases that this backend does not pass by decision: the name of the case, and the reason.
@@ -252,7 +258,7 @@ fn trials_of(fixture: &Arc<dyn Fixture>, prefixed: bool) -> Vec<Trial> {
         let fixture = Arc::clone(fixture);
         match verdict {
             Verdict::Run => Trial::test(name, move || {
-                run_case(&fixture, &case, CASE_TIME_MAX).map_err(Failed::from)
+                run_case(&fixture, &case, fixture.case_time_max()).map_err(Failed::from)
             }),
             Verdict::Skip(reason) => {
                 let failure = reason.clone();

@@ -13,7 +13,7 @@ use std::thread;
 use storage_core::Capabilities;
 
 use crate::cases::{Capability, Case};
-use crate::harness::{CASE_TIME_MAX, Fixture, Plan, Verdict, run_case};
+use crate::harness::{Fixture, Plan, Verdict, run_case};
 
 /// Runs every case over each fixture, and returns what passed where as Markdown.
 pub fn report(fixtures: &[Arc<dyn Fixture>]) -> String {
@@ -149,7 +149,7 @@ fn outcome_of(fixture: &Arc<dyn Fixture>, case: &Case, verdict: &Verdict) -> Out
     match verdict {
         Verdict::Skip(reason) => Outcome::Ignored(reason.clone()),
         Verdict::Fail(reason) => Outcome::Failed(reason.clone()),
-        Verdict::Run => match run_case(fixture, case, CASE_TIME_MAX) {
+        Verdict::Run => match run_case(fixture, case, fixture.case_time_max()) {
             Ok(()) => Outcome::Passed,
             Err(failure) => Outcome::Failed(failure.to_string()),
         },

@@ -4,6 +4,7 @@
 //! `CONFORMANCE_REQUIRE` names `parquet_azure`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
@@ -31,11 +32,18 @@ impl Fixture for Azure {
         Ok(())
     }
 
+    fn case_time_max(&self) -> Duration {
+        CASE_TIME_MAX
+    }
+
     fn unavailable(&self) -> Option<String> {
         let server = std::env::var_os("STORAGE_TEST_AZURE");
         server.is_none().then(|| "needs scripts/with-azure".to_owned())
     }
 }
+
+/// The emulator takes tens of milliseconds for a request when cases run side by side.
+const CASE_TIME_MAX: Duration = Duration::from_secs(300);
 
 fn main() {
     conformance_tests::main(Azure)

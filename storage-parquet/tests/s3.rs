@@ -5,6 +5,7 @@
 //! `CONFORMANCE_REQUIRE` names `parquet_s3`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
@@ -34,10 +35,18 @@ impl Fixture for S3 {
         Ok(())
     }
 
+    fn case_time_max(&self) -> Duration {
+        CASE_TIME_MAX
+    }
+
     fn unavailable(&self) -> Option<String> {
         std::env::var_os("STORAGE_TEST_S3").is_none().then(|| "needs scripts/with-s3".to_owned())
     }
 }
+
+/// The server is a Python program that answers a request in some ten milliseconds when it is alone,
+/// and in several times that when cases run side by side on a busy machine.
+const CASE_TIME_MAX: Duration = Duration::from_secs(300);
 
 fn main() {
     conformance_tests::main(S3)
