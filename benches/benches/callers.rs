@@ -1,4 +1,7 @@
 //! What group commit gives: 16 callers with 100 samples each, against one such caller.
+//!
+//! It shares the cost of a sync, so it gives as much as that is. Where syncs cost next to nothing
+//! one caller alone is as fast as many; `scripts/bench --only slow-disk` makes each take 2 ms.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -24,7 +27,8 @@ const PREPARED: usize = 256;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::from_args()?;
-    let mut report = Report::new("callers", &options);
+    let bench = if options.slow_disk { "slow-disk" } else { "callers" };
+    let mut report = Report::new(bench, &options);
     let time = Duration::from_millis(options.scaled(3000, 500) as u64);
     let (mut rates, mut latencies) = <([Vec<f64>; 2], [Latencies; 2])>::default();
     for repetition in 0..REPETITIONS {

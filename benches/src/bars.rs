@@ -61,6 +61,7 @@ pub const TARGETS: &[Target] = &[
     at_least("ingest 10000 full", "acknowledged", 3e6),
     at_least("load 10000 full integers", "sustained, sealing included", 1.2e6),
     at_least("callers 16 of 100", "times one caller", 8.0),
+    at_least("slow-disk 16 of 100", "times one caller", 8.0),
     at_least("actor 1000 full", "end to end", 1e6),
     at_most("actor store hangs", "own memory", 64.0),
     at_most("actor store hangs", "send p99", 1.0),

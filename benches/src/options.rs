@@ -11,6 +11,8 @@ pub struct Options {
     pub quick: bool,
     /// The file of results that the figures are added to.
     pub json: PathBuf,
+    /// Whoever runs the bench has made each sync of the disk take as long as on a slow one.
+    pub slow_disk: bool,
 }
 
 impl Options {
@@ -23,15 +25,21 @@ impl Options {
     }
 
     fn parse(arguments: impl IntoIterator<Item = String>) -> Result<Self, String> {
-        let mut options = Self { quick: false, json: machine::bench_dir().join("results.json") };
+        let json = machine::bench_dir().join("results.json");
+        let mut options = Self { quick: false, json, slow_disk: false };
         let mut rest = arguments.into_iter();
         while let Some(argument) = rest.next() {
             match argument.as_str() {
                 // What cargo adds.
                 "--bench" => {}
                 "--quick" => options.quick = true,
+                "--slow-disk" => options.slow_disk = true,
                 "--json" => options.json = rest.next().ok_or("--json needs a file")?.into(),
-                unknown => return Err(format!("{unknown}: known are --quick and --json FILE")),
+                unknown => {
+                    return Err(format!(
+                        "{unknown}: known are --quick, --slow-disk and --json FILE"
+                    ));
+                }
             }
         }
         Ok(options)
@@ -54,7 +62,9 @@ mod tests {
     #[test]
     fn arguments_are_taken_or_named() {
         let options = parse("--quick --json a.json --bench").unwrap();
-        assert_eq!(options, Options { quick: true, json: "a.json".into() });
+        let expected = Options { quick: true, json: "a.json".into(), slow_disk: false };
+        assert_eq!(options, expected);
+        assert!(parse("--slow-disk").unwrap().slow_disk);
         assert!(parse("--fast").unwrap_err().contains("--fast"));
         assert!(parse("--json").is_err());
     }

@@ -125,7 +125,7 @@ impl Slice {
         for block in &self.blocks {
             let unsealed = self.unsealed_between(block);
             if !unsealed.is_empty() {
-                let (times, _) = block::decode_values(payload_of(block)?)?;
+                let (times, _) = block::decode_values(payload_of(block)?, i64::MIN)?;
                 let is_sealed = |sample: &&RawSample| times.contains(sample.ms);
                 replaced += unsealed.iter().filter(is_sealed).count() as u64;
             }
@@ -159,7 +159,7 @@ impl Slice {
         mut newer: &[RawSample],
         take: &mut impl FnMut(Piece<'_>),
     ) -> Result<()> {
-        let (times, values) = block::decode_values(payload_of(block)?)?;
+        let (times, values) = block::decode_values(payload_of(block)?, self.range.end_ms())?;
         let part = times.before(self.range.start_ms())..times.before(self.range.end_ms());
         if newer.is_empty() {
             take(Piece::Run(&times, part, &values));

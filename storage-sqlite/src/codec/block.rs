@@ -42,7 +42,7 @@ pub(crate) fn encode(samples: &[RawSample]) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// `Corrupt` if the checksum or anything inside is wrong.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<RawSample>, Error> {
-    let (times, values, mut reader) = decode_columns(bytes)?;
+    let (times, values, mut reader) = decode_columns(bytes, i64::MAX)?;
     let pairs = values.into_iter().enumerate();
     let mut samples: Vec<_> = pairs
         .map(|(index, value)| RawSample { ms: times.at(index), value, metadata: None })
@@ -51,13 +51,14 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<RawSample>, Error> {
     Ok(samples)
 }
 
-/// Returns the times and values of a block, without its metadata: enough for aggregates.
-pub(crate) fn decode_values(bytes: &[u8]) -> Result<(Times, Vec<f64>), Error> {
-    let (times, values, _) = decode_columns(bytes)?;
+/// Returns all times of a block, with the values of those before `end_ms` and no metadata: enough
+/// for aggregates.
+pub(crate) fn decode_values(bytes: &[u8], end_ms: i64) -> Result<(Times, Vec<f64>), Error> {
+    let (times, values, _) = decode_columns(bytes, end_ms)?;
     Ok((times, values))
 }
 
-fn decode_columns(bytes: &[u8]) -> Result<(Times, Vec<f64>, Reader<'_>), Error> {
+fn decode_columns(bytes: &[u8], end_ms: i64) -> Result<(Times, Vec<f64>, Reader<'_>), Error> {
     let mut reader = Reader(strip_crc(bytes)?);
     if reader.u8()? != VERSION {
         return Err(corrupt("the block has an unknown version"));
@@ -67,7 +68,7 @@ fn decode_columns(bytes: &[u8]) -> Result<(Times, Vec<f64>, Reader<'_>), Error> 
         return Err(corrupt("the block holds an impossible number of samples"));
     }
     let times = take_times(&mut reader, count)?;
-    let values = take_values(&mut reader, count)?;
+    let values = take_values(&mut reader, count, times.before(end_ms))?;
     Ok((times, values, reader))
 }
 

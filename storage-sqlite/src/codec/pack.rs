@@ -20,16 +20,19 @@ pub(super) fn put_pco<T: Number>(
     Ok(())
 }
 
+/// Takes a column of `count` numbers and unpacks the first `wanted` of them, of which there are no
+/// more than `count`: what lies behind costs nothing.
 pub(super) fn take_pco<T: Number + Default>(
     reader: &mut Reader<'_>,
     count: usize,
+    wanted: usize,
 ) -> Result<Vec<T>, Error> {
     let length = reader.count()?;
     let packed = reader.bytes(length)?;
-    let mut numbers = vec![T::default(); count];
+    let mut numbers = vec![T::default(); wanted];
     let progress = pco::standalone::simple_decompress_into(packed, &mut numbers)
         .map_err(|error| corrupt("a column does not decompress").with_source(error))?;
-    if progress.n_processed != count || !progress.finished {
+    if progress.n_processed != wanted || (wanted == count && !progress.finished) {
         return Err(corrupt("a column has the wrong length"));
     }
     Ok(numbers)

@@ -73,7 +73,7 @@ pub(super) fn take_times(reader: &mut Reader<'_>, count: usize) -> Result<Times,
     let out_of_bounds = || corrupt("the times are out of order or of bounds");
     match reader.u8()? {
         LISTED => {
-            let times: Vec<i64> = take_pco(reader, count)?;
+            let times: Vec<i64> = take_pco(reader, count, count)?;
             let inside = is_sample_ms(times[0]) && is_sample_ms(times[count - 1]);
             if !inside || !times.is_sorted_by(|a, b| a < b) {
                 return Err(out_of_bounds());

@@ -44,26 +44,36 @@ pub(super) fn put_values(bytes: &mut Vec<u8>, values: &[f64]) -> Result<(), Erro
     }
 }
 
-/// Takes `count` values.
-pub(super) fn take_values(reader: &mut Reader<'_>, count: usize) -> Result<Vec<f64>, Error> {
-    let values: Vec<f64> = match reader.u8()? {
-        FLOATS => take_pco(reader, count)?,
+/// Takes a column of `count` values and unpacks the first `wanted` of them.
+pub(super) fn take_values(
+    reader: &mut Reader<'_>,
+    count: usize,
+    wanted: usize,
+) -> Result<Vec<f64>, Error> {
+    match reader.u8()? {
+        FLOATS => {
+            let values: Vec<f64> = take_pco(reader, count, wanted)?;
+            let finite = values.iter().all(|value| value.is_finite());
+            finite.then_some(values).ok_or_else(|| corrupt("a value is not finite"))
+        }
         WHOLE_32 => {
             let scale = take_scale(reader)?;
-            let whole: Vec<i32> = take_pco(reader, count)?;
-            whole.into_iter().map(|whole| f64::from(whole) / scale).collect()
+            Ok(scaled(take_pco::<i32>(reader, count, wanted)?, scale, f64::from))
         }
         WHOLE_64 => {
             let scale = take_scale(reader)?;
-            let whole: Vec<i64> = take_pco(reader, count)?;
-            whole.into_iter().map(|whole| whole as f64 / scale).collect()
+            Ok(scaled(take_pco::<i64>(reader, count, wanted)?, scale, |whole| whole as f64))
         }
-        _ => return Err(corrupt("the values have an unknown encoding")),
-    };
-    if !values.iter().all(|value| value.is_finite()) {
-        return Err(corrupt("a value is not finite"));
+        _ => Err(corrupt("the values have an unknown encoding")),
     }
-    Ok(values)
+}
+
+/// Divides whole numbers by a power of ten; most are divided by one, which is nothing to do.
+fn scaled<T>(whole: Vec<T>, scale: f64, to_float: impl Fn(T) -> f64) -> Vec<f64> {
+    match scale {
+        1.0 => whole.into_iter().map(to_float).collect(),
+        _ => whole.into_iter().map(|whole| to_float(whole) / scale).collect(),
+    }
 }
 
 fn take_scale(reader: &mut Reader<'_>) -> Result<f64, Error> {
@@ -107,7 +117,7 @@ mod tests {
     fn encoded(values: &[f64]) -> Vec<u8> {
         let mut bytes = Vec::new();
         put_values(&mut bytes, values).unwrap();
-        let decoded = take_values(&mut Reader(&bytes), values.len()).unwrap();
+        let decoded = take_values(&mut Reader(&bytes), values.len(), values.len()).unwrap();
         let bits = |values: &[f64]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
         assert_eq!(bits(&decoded), bits(values));
         bytes
