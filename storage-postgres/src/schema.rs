@@ -53,18 +53,22 @@ impl Locks {
         Self(schema.bytes().fold(0x811c_9dc5, step).cast_signed())
     }
 
-    /// Begins a transaction that writes beside others; gives the generation.
+    /// Begins a transaction that writes beside others; gives the generation and which table that
+    /// comes from.
     pub(crate) fn begin_shared(self) -> String {
         self.begin("pg_advisory_xact_lock_shared")
     }
 
-    /// Begins a transaction beside which nobody writes; gives the generation.
+    /// Begins a transaction beside which nobody writes; gives the same.
     pub(crate) fn begin_alone(self) -> String {
         self.begin("pg_advisory_xact_lock")
     }
 
     fn begin(self, lock: &str) -> String {
-        format!("BEGIN; SELECT {lock}({WRITERS}, {}); SELECT generation FROM state", self.0)
+        format!(
+            "BEGIN; SELECT {lock}({WRITERS}, {}); SELECT generation, tableoid FROM state",
+            self.0
+        )
     }
 
     /// Keeps others from changing tables until the end of the transaction.
