@@ -102,7 +102,7 @@ impl Store {
         let rows = self.rows(sql, &[]).await?;
         let read_only = rows.first().map(|row| row.try_get::<_, bool>(0)).transpose();
         let problem = "the server takes no writes: it is a standby or read-only";
-        let error = || Error::new(ErrorKind::PermissionDenied, problem);
+        let error = || Error::new(ErrorKind::Unavailable, problem);
         Ok(read_only.map_err(from_pg)?.unwrap_or_default().then(error))
     }
 
