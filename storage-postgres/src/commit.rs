@@ -6,6 +6,7 @@
 //! happens to the connection, samples, counts and names fit together.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{NaiveDate, Utc};
@@ -13,11 +14,12 @@ use futures_util::SinkExt;
 use rustc_hash::{FxHashMap, FxHashSet};
 use storage_core::{Error, ErrorKind, Outcome, Result, SeriesKey};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{CopyInSink, Row, SimpleQueryMessage, Statement};
+use tokio_postgres::{CopyInSink, Row, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use crate::connect::{Connection, is_unusable};
 use crate::convert::{MetadataColumn, PgTime};
 use crate::copy::{Entry, encode, pieces};
+use crate::dictionary::Dictionary;
 use crate::error::{
     NO_PARTITION, UNIQUE_VIOLATION, from_pg, is_disconnect, is_victim, of_commit, sqlstate,
 };
@@ -52,14 +54,20 @@ const SLOTS: i16 = 16;
 #[derive(Debug, Default)]
 pub(crate) struct Batch {
     pub(crate) entries: Vec<Entry>,
-    pub(crate) unknown: Vec<SeriesKey>,
+    unknown: Vec<SeriesKey>,
+    /// Where the ids come from.
+    series: Arc<Dictionary>,
     /// The ids that `unknown` got in the transaction under way.
     resolved: Vec<i64>,
 }
 
 impl Batch {
-    pub(crate) fn new(entries: Vec<Entry>, unknown: Vec<SeriesKey>) -> Self {
-        Self { entries, unknown, resolved: Vec::new() }
+    pub(crate) fn new(
+        entries: Vec<Entry>,
+        unknown: Vec<SeriesKey>,
+        series: Arc<Dictionary>,
+    ) -> Self {
+        Self { entries, unknown, series, resolved: Vec::new() }
     }
 
     /// Joins batches in the order in which they came.
@@ -67,6 +75,7 @@ impl Batch {
         let mut batches = batches.into_iter();
         let mut all = batches.next().unwrap_or_default();
         for mut batch in batches {
+            batch.rename(&all.series);
             let before = all.unknown.len() as i64;
             for entry in batch.entries.iter_mut().filter(|entry| entry.series_id < 0) {
                 entry.series_id -= before;
@@ -75,6 +84,24 @@ impl Batch {
             all.unknown.append(&mut batch.unknown);
         }
         all
+    }
+
+    /// Puts references to names in the place of ids, unless these come from `series`: from no other
+    /// dictionary they may go into a table, see [`dictionary`](crate::dictionary).
+    pub(crate) fn rename(&mut self, series: &Arc<Dictionary>) {
+        if Arc::ptr_eq(&self.series, series) {
+            return;
+        }
+        let older = std::mem::replace(&mut self.series, Arc::clone(series));
+        let (known, mut references) = (older.known(), FxHashMap::default());
+        for entry in self.entries.iter_mut().filter(|entry| entry.series_id >= 0) {
+            let refer = || {
+                let key = known.key(entry.series_id).expect("ids come from their dictionary");
+                self.unknown.push(key.clone());
+                -(self.unknown.len() as i64)
+            };
+            entry.series_id = *references.entry(entry.series_id).or_insert_with(refer);
+        }
     }
 
     /// Puts ids in the place of references to names.
@@ -129,15 +156,46 @@ impl From<Error> for Trouble {
 #[derive(Debug)]
 struct Link {
     connection: Connection,
+    tables: Tables,
     copy: Statement,
     count: Statement,
     pending: Option<Pending>,
-    /// The COPY of values, once there were some.
-    values: Option<Statement>,
+    /// What storing values needs, once there were some.
+    values: Option<history::Values>,
     /// What appending needs, once there were events.
     events: Option<events::Statements>,
     /// Nothing was committed on it yet: if it fails, another one would, too.
     is_new: bool,
+}
+
+/// Which tables a connection writes to, by the number of the table `state`. A backup that is played
+/// back below a living connection makes others, and gives ids again as another server would.
+#[derive(Debug)]
+pub(crate) struct Tables(String);
+
+impl Tables {
+    async fn of(connection: &Connection) -> Result<Self> {
+        let found = query(connection, "SELECT tableoid FROM state").await?;
+        let oid = last_row(&found).and_then(|row| row.get(0)).ok_or_else(gone)?;
+        Ok(Self(oid.to_owned()))
+    }
+
+    /// # Errors
+    /// `Unavailable`, as of a connection that is lost, if `oid` is that of another table.
+    pub(crate) fn check(&self, oid: Option<&str>) -> Result<()> {
+        match oid == Some(&*self.0) {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Unavailable, "the tables were replaced by others")),
+        }
+    }
+}
+
+/// The last row of an answer.
+pub(crate) fn last_row(answer: &[SimpleQueryMessage]) -> Option<&SimpleQueryRow> {
+    answer.iter().rev().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    })
 }
 
 /// What it takes to replace samples.
@@ -217,9 +275,7 @@ impl Committing {
     }
 
     async fn attempt_other(&mut self, store: &Store, other: Other<'_>) -> Result<()> {
-        if self.link.is_none() {
-            self.link = Some(store.server.in_time(link(store)).await?);
-        }
+        self.ensure_link(store).await?;
         match other {
             Other::Values(rows) => self.attempt_values(store, rows).await?,
             Other::Events(appends) => self.attempt_events(store, appends).await?,
@@ -231,15 +287,12 @@ impl Committing {
     }
 
     async fn attempt_values(&mut self, store: &Store, rows: &[ValueRow]) -> Result<()> {
-        let copy = match &self.link()?.values {
-            Some(copy) => copy.clone(),
-            None => store.server.in_time(history::prepare(&self.link()?.connection)).await?,
+        let Link { connection, tables, values, .. } = self.link_mut()?;
+        let values = match values {
+            Some(values) => values,
+            None => values.insert(store.server.in_time(history::Values::new(connection)).await?),
         };
-        history::insert(store, &self.link()?.connection, &copy, rows).await?;
-        if let Some(link) = &mut self.link {
-            link.values = Some(copy);
-        }
-        Ok(())
+        history::insert(store, connection, tables, values, rows).await
     }
 
     async fn attempt_events(&mut self, store: &Store, appends: &[Append]) -> Result<()> {
@@ -314,11 +367,10 @@ impl Committing {
     }
 
     async fn attempt(&mut self, store: &Store, batch: &mut Batch) -> Result<(), Trouble> {
-        if self.link.is_none() {
-            self.link = Some(store.server.in_time(link(store)).await?);
-        }
+        self.ensure_link(store).await?;
         store.server.in_time(self.refresh(store)).await?;
         batch.forget_ids();
+        batch.rename(&store.series_met());
         if batch.unknown.is_empty() {
             keep_last(&mut batch.entries);
         }
@@ -338,13 +390,29 @@ impl Committing {
                 self.emptied.remove(&entry.series_id);
             }
         }
-        store.learn(found);
+        store.series_met().learn(found);
+        Ok(())
+    }
+
+    /// Opens the connection that writes, unless it is there. Nothing that was learned on another one
+    /// is taken for granted on it.
+    async fn ensure_link(&mut self, store: &Store) -> Result<()> {
+        if self.link.is_none() {
+            store.forget_series();
+            (self.generation, self.made_ahead) = (None, None);
+            self.link = Some(store.server.in_time(link(store)).await?);
+        }
         Ok(())
     }
 
     fn link(&self) -> Result<&Link> {
         let missing = || Error::new(ErrorKind::Internal, "there is no connection to write on");
         self.link.as_ref().ok_or_else(missing)
+    }
+
+    fn link_mut(&mut self) -> Result<&mut Link> {
+        let missing = || Error::new(ErrorKind::Internal, "there is no connection to write on");
+        self.link.as_mut().ok_or_else(missing)
     }
 
     /// What it takes to replace samples, made when it is needed first.
@@ -482,11 +550,9 @@ impl Committing {
     }
 
     fn check_generation(&self, begun: &[SimpleQueryMessage]) -> Result<(), Trouble> {
-        let row = begun.iter().rev().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
-            _ => None,
-        });
-        let generation: Option<i64> = row.and_then(|text| text.parse().ok());
+        let row = last_row(begun).ok_or_else(gone)?;
+        self.link()?.tables.check(row.get(1))?;
+        let generation: Option<i64> = row.get(0).and_then(|text| text.parse().ok());
         match generation {
             None => Err(gone().into()),
             same if same == self.generation => Ok(()),
@@ -522,9 +588,19 @@ impl Committing {
 /// Opens the connection that writes.
 async fn link(store: &Store) -> Result<Link> {
     let connection = store.server.connect().await?;
+    let tables = Tables::of(&connection).await?;
     let copy = connection.prepare(COPY).await.map_err(from_pg)?;
     let count = connection.prepare(COUNT_DAYS).await.map_err(from_pg)?;
-    Ok(Link { connection, copy, count, pending: None, values: None, events: None, is_new: true })
+    Ok(Link {
+        connection,
+        tables,
+        copy,
+        count,
+        pending: None,
+        values: None,
+        events: None,
+        is_new: true,
+    })
 }
 
 /// Whether a connection is as it should be after this error and a `ROLLBACK`: where rows that were
@@ -680,9 +756,11 @@ mod tests {
 
     #[test]
     fn joined_batches_refer_to_their_own_names_and_ids_can_be_taken_back() {
+        let series = Arc::default();
         let batch = |name: &str, value| Batch {
             entries: vec![entry(-1, 0, value), entry(7, 0, value)],
             unknown: vec![SeriesKey::new(name, "m")],
+            series: Arc::clone(&series),
             resolved: Vec::new(),
         };
         let mut all = Batch::join(vec![batch("a", 1.0), batch("b", 2.0)]);
@@ -694,5 +772,22 @@ mod tests {
         all.forget_ids();
         assert_eq!(ids(&all), [-1, 7, -2, 7]);
         assert_eq!(all.put_ids(&found[..1]).unwrap_err().kind(), ErrorKind::Internal);
+    }
+
+    #[test]
+    fn ids_of_another_dictionary_become_names() {
+        let ids = |batch: &Batch| batch.entries.iter().map(|e| e.series_id).collect::<Vec<_>>();
+        let (old, new) = (Arc::<Dictionary>::default(), Arc::<Dictionary>::default());
+        old.learn([(7, SeriesKey::new("a", "m")), (8, SeriesKey::new("b", "m"))]);
+        let batch = |numbers: &[i64], series: &Arc<Dictionary>| {
+            let entries = numbers.iter().map(|id| entry(*id, 0, 0.0)).collect();
+            Batch::new(entries, vec![SeriesKey::new("new", "m")], Arc::clone(series))
+        };
+        let mut all = Batch::join(vec![batch(&[7, -1], &new), batch(&[8, 7, -1, 7, 8], &old)]);
+        assert_eq!(ids(&all), [7, -1, -3, -4, -2, -4, -3]);
+        let names: Vec<&str> = all.unknown.iter().map(|key| key.server_id.as_str()).collect();
+        assert_eq!(names, ["new", "new", "b", "a"]);
+        all.rename(&new);
+        assert_eq!(ids(&all)[0], 7, "what the dictionary itself says stays");
     }
 }

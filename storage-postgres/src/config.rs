@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use storage_core::{Error, ErrorKind, Result};
-use tokio_postgres::config::Config;
+use tokio_postgres::config::{Config, TargetSessionAttrs};
 
 /// What an acknowledged batch survives.
 ///
@@ -144,8 +144,22 @@ impl PostgresOptions {
     /// directory of a local socket. `%` and two hexadecimal digits stand for a byte. Without a
     /// password the environment variable `PGPASSWORD` is used.
     ///
+    /// Several hosts, `HOST:PORT,HOST:PORT`, are tried in their order, each for twice the timeout of
+    /// connecting at most, whenever a connection is opened. Of several, one that takes writes is
+    /// wanted, unless `target_session_attrs` says `any` or `read-only`; of one it is taken as it is,
+    /// unless it says `read-write`.
+    ///
+    /// ```
+    /// use storage_postgres::PostgresOptions;
+    ///
+    /// let options = PostgresOptions::from_url("postgres://me:secret@db-1,db-2:5433/app")?;
+    /// assert!(format!("{options:?}").contains("ReadWrite"));
+    /// # Ok::<(), storage_core::Error>(())
+    /// ```
+    ///
     /// # Errors
-    /// `Config` if the URL is none, names no host, has a parameter that is unknown (it is named)
+    /// `Config` if the URL is none, names no host, or not as many ports or addresses as hosts, has a
+    /// parameter that is unknown (it is named)
     /// or one with a value out of bounds. The URL itself is never shown.
     pub fn from_url(url: &str) -> Result<Self> {
         let rest = url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"));
@@ -156,7 +170,7 @@ impl PostgresOptions {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             match DRIVER_PARAMETERS.contains(&name) {
-                true => drivers.push(pair),
+                true => push_parameter(&mut drivers, name, value),
                 false => ours.push((name, percent_decoded(value)?)),
             }
         }
@@ -355,6 +369,7 @@ impl fmt::Debug for PostgresOptions {
         f.debug_struct("PostgresOptions")
             .field("hosts", &self.server.get_hosts())
             .field("ports", &self.server.get_ports())
+            .field("target_session_attrs", &self.server.get_target_session_attrs())
             .field("user", &self.server.get_user())
             .field("dbname", &self.server.get_dbname())
             .field("schema", &self.schema)
@@ -368,12 +383,29 @@ fn bounded(timeout: Duration) -> Duration {
     timeout.clamp(Duration::from_millis(1), Duration::from_millis(TIMEOUT_MS_MAX))
 }
 
+/// Adds a parameter for the driver, which takes each host by itself.
+fn push_parameter(drivers: &mut Vec<String>, name: &str, value: &str) {
+    match name {
+        "host" => drivers.extend(value.split(',').map(|host| format!("host={host}"))),
+        _ => drivers.push(format!("{name}={value}")),
+    }
+}
+
 /// Lets the driver parse what is its own. Its errors are not passed on: they may quote the URL.
 fn parse_server(address: &str, parameters: &str) -> Result<Config> {
     let server = Config::from_str(&format!("postgres://{address}?{parameters}"));
     let mut server = server.map_err(|_| unreadable())?;
     if server.get_hosts().is_empty() && server.get_hostaddrs().is_empty() {
         return Err(config("the URL names no host"));
+    }
+    let (names, addresses) = (server.get_hosts().len(), server.get_hostaddrs().len());
+    let hosts = names.max(addresses);
+    let ports = server.get_ports().len();
+    if names.min(addresses) > 0 && names != addresses || ports > 1 && ports != hosts {
+        return Err(config("the URL names not as many ports or addresses as hosts"));
+    }
+    if hosts > 1 && !parameters.contains("target_session_attrs") {
+        server.target_session_attrs(TargetSessionAttrs::ReadWrite);
     }
     if server.get_password().is_none()
         && let Ok(password) = std::env::var("PGPASSWORD")
@@ -469,6 +501,36 @@ mod tests {
         assert_eq!(options.statement_timeout, Duration::ZERO);
         let local = parse("postgres://me@/app?host=/run/postgresql").unwrap();
         assert!(matches!(&local.server.get_hosts()[0], tokio_postgres::config::Host::Unix(_)));
+    }
+
+    #[test]
+    fn of_several_hosts_one_that_takes_writes_is_wanted() {
+        use TargetSessionAttrs::{Any, ReadOnly, ReadWrite};
+        for (url, ports, wanted) in [
+            ("postgres://me:sesame@db-1,db-2:6000/app", &[5432, 6000][..], ReadWrite),
+            ("postgres://me@/app?host=db-1,db-2&port=1,2", &[1, 2], ReadWrite),
+            ("postgres://me@/app?host=db-1,db-2&port=1", &[1], ReadWrite),
+            ("postgres://me@/app?hostaddr=10.0.0.1,10.0.0.2", &[], ReadWrite),
+            ("postgres://me@db-1,db-2/app?target_session_attrs=any", &[5432, 5432], Any),
+            ("postgres://me@db-1,db-2/app?target_session_attrs=read-only", &[5432, 5432], ReadOnly),
+            ("postgres://me@db-1/app", &[5432], Any),
+            ("postgres://me@db-1/app?target_session_attrs=read-write", &[5432], ReadWrite),
+        ] {
+            let options = parse(url).unwrap();
+            let server = &options.server;
+            assert_eq!(server.get_ports(), ports, "{url}");
+            assert_eq!(server.get_target_session_attrs(), wanted, "{url}");
+            let shown = format!("{options:?}");
+            assert!(!shown.contains("sesame"), "{shown}");
+            assert!(shown.contains("db-2") || !url.contains("db-2"), "{shown}");
+        }
+        for url in [
+            "postgres://me@/app?host=db-1,db-2,db-3&port=1,2",
+            "postgres://me@db-1,db-2/app?hostaddr=10.0.0.1",
+            "postgres://me@db-1,db-2/app?target_session_attrs=primary",
+        ] {
+            assert_eq!(parse(url).unwrap_err().kind(), ErrorKind::Config, "{url}");
+        }
     }
 
     #[test]

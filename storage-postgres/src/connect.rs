@@ -5,17 +5,15 @@ use std::ops::Deref;
 use std::time::Duration;
 
 use deadpool_postgres::{
-    ClientWrapper, Hook, HookError, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
+    ClientWrapper, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
 };
 use storage_core::{Error, ErrorKind, Result};
-use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 use tokio_postgres::config::{Config, SslMode as DriverSslMode};
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use crate::config::{PostgresOptions, SslMode};
 use crate::error::{from_pg, from_pool, is_disconnect};
-use crate::tls;
+use crate::hosts::{Hosts, Task};
 
 /// What the server is given beyond its own timeout before the connection counts as stalled.
 const GRACE: Duration = Duration::from_secs(1);
@@ -28,9 +26,7 @@ const IDLE_IN_TRANSACTION_MS: u64 = 60_000;
 #[derive(Clone)]
 pub(crate) struct Server {
     config: Config,
-    tls: MakeRustlsConnect,
-    session: String,
-    connect_timeout: Duration,
+    hosts: Hosts,
     /// How long one conversation may take; `None` without limit.
     time_max: Option<Duration>,
     /// The same for a step of upkeep.
@@ -56,10 +52,8 @@ impl Server {
         });
         let limit = |timeout: Duration| (!timeout.is_zero()).then_some(timeout + GRACE);
         Ok(Self {
+            hosts: Hosts::new(&config, options, session(options))?,
             config,
-            tls: tls::connector(options)?,
-            session: session(options),
-            connect_timeout: options.connect_timeout,
             time_max: limit(options.statement_timeout),
             upkeep_time_max: limit(options.upkeep_timeout()),
         })
@@ -68,22 +62,12 @@ impl Server {
     /// Opens a connection of its own, set up.
     ///
     /// # Errors
-    /// `Unavailable` with the host if the server cannot be reached in time, else what it says.
+    /// `Unavailable` with the hosts if none can be reached in time, else what the last one says.
     pub(crate) async fn connect(&self) -> Result<Connection> {
-        let connect = async {
-            let (client, connection) =
-                self.config.connect(self.tls.clone()).await.map_err(from_pg)?;
-            // Its errors reach whoever waits for an answer.
-            let task = tokio::spawn(async move { drop(connection.await) });
-            let connection = Connection { client, task };
-            connection.batch_execute(&self.session).await.map_err(from_pg)?;
-            Ok(connection)
-        };
-        let connected = match tokio::time::timeout(2 * self.connect_timeout, connect).await {
-            Ok(connected) => connected,
-            Err(_) => {
-                Err(Error::new(ErrorKind::Unavailable, "the server cannot be reached in time"))
-            }
+        let silent = || Error::new(ErrorKind::Unavailable, "the server cannot be reached in time");
+        let connected = match self.hosts.connect_to_first().await {
+            Ok((client, task)) => Ok(Connection { _task: task, client }),
+            Err(said) => Err(said.map_or_else(silent, from_pg)),
         };
         connected.map_err(|error| self.name_host(error))
     }
@@ -91,22 +75,12 @@ impl Server {
     /// Makes a pool, which opens its connections when they are needed.
     pub(crate) fn pool(&self, options: &PostgresOptions) -> Result<Pool> {
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Fast };
-        let manager = Manager::from_config(self.config.clone(), self.tls.clone(), recycling);
-        let (session, time_max) = (self.session.clone(), 2 * self.connect_timeout);
-        let set_up = Hook::async_fn(move |client: &mut ClientWrapper, _| {
-            let session = session.clone();
-            Box::pin(async move {
-                let done = tokio::time::timeout(time_max, client.batch_execute(&session)).await;
-                let late = |_| HookError::message("the server does not answer");
-                done.map_err(late)?.map_err(HookError::Backend)
-            })
-        });
+        let manager = Manager::from_connect(self.config.clone(), self.hosts.clone(), recycling);
         Pool::builder(manager)
             .max_size(options.pool_size)
             .wait_timeout(Some(options.pool_timeout))
-            .create_timeout(Some(2 * options.connect_timeout))
+            .create_timeout(Some(self.hosts.time_max()))
             .runtime(Runtime::Tokio1)
-            .post_create(set_up)
             .build()
             .map_err(|error| {
                 Error::new(ErrorKind::Internal, "the pool cannot be made").with_source(error)
@@ -181,8 +155,9 @@ fn session(options: &PostgresOptions) -> String {
 /// A connection of one's own. Dropped, it is closed at once, whatever it is doing.
 #[derive(Debug)]
 pub(crate) struct Connection {
+    // Before the client, which would otherwise say goodbye first.
+    _task: Task,
     client: Client,
-    task: JoinHandle<()>,
 }
 
 impl Deref for Connection {
@@ -190,12 +165,6 @@ impl Deref for Connection {
 
     fn deref(&self) -> &Client {
         &self.client
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.task.abort();
     }
 }
 

@@ -11,6 +11,7 @@ use storage_core::{Error, ErrorKind, Outcome};
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 pub(crate) const NO_PARTITION: &str = "23514";
 pub(crate) const OVERFLOW: &str = "22003";
+pub(crate) const READ_ONLY: &str = "25006";
 
 /// Returns the contract's error for an error of the driver.
 pub(crate) fn from_pg(error: tokio_postgres::Error) -> Error {
@@ -36,10 +37,11 @@ pub(crate) fn sqlstate(error: &Error) -> Option<&str> {
     error.context("sqlstate")
 }
 
-/// Whether the connection is gone, or about to go.
+/// Whether another connection is needed: this one is gone, about to go, or leads to a server that
+/// takes no writes, while another one may do so by now.
 pub(crate) fn is_disconnect(error: &Error) -> bool {
     match sqlstate(error) {
-        Some(code) => is_goodbye(code),
+        Some(code) => is_goodbye(code) || code == READ_ONLY,
         None => error.kind() == ErrorKind::Unavailable,
     }
 }
@@ -65,7 +67,7 @@ fn from_code(code: &str) -> (ErrorKind, &'static str) {
         "40001" | "40P01" => (ErrorKind::Busy, "another transaction was in the way"),
         "53300" => (ErrorKind::Busy, "the server has no connection left"),
         "53100" => (ErrorKind::StorageFull, "no space left for the database"),
-        "25006" => (ErrorKind::PermissionDenied, "the database may not be written"),
+        READ_ONLY => (ErrorKind::Unavailable, "the server takes no writes at the moment"),
         "42501" => (ErrorKind::PermissionDenied, "the role lacks a privilege"),
         "58030" => (ErrorKind::Io, "the server cannot read or write a file"),
         "3F000" | "42P01" => (ErrorKind::NotFound, "the tables of the store are gone"),
@@ -93,12 +95,20 @@ fn without_code(error: tokio_postgres::Error) -> Error {
         .is_some_and(|inner| inner.downcast_ref::<rustls::Error>().is_some());
     let (kind, message) = if is_tls {
         (ErrorKind::Config, "the server's certificate or TLS is not accepted")
+    } else if io.is_some_and(is_other_role) {
+        (ErrorKind::Unavailable, "no host is what target_session_attrs asks for")
     } else if io.is_some() || error.is_closed() {
         (ErrorKind::Unavailable, "the connection failed")
     } else {
         from_words(&error)
     };
     Error::new(kind, message).with_source(error)
+}
+
+/// What the driver makes up where a host is reached, but is a standby and should be none, or the
+/// other way round. What the system says has a number.
+fn is_other_role(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::PermissionDenied && error.raw_os_error().is_none()
 }
 
 /// The driver keeps its own kinds to itself; what remains is told apart by its first words.
@@ -120,15 +130,13 @@ fn from_words(error: &tokio_postgres::Error) -> (ErrorKind, &'static str) {
 
 /// Returns the error of asking the pool for a connection.
 pub(crate) fn from_pool(error: deadpool_postgres::PoolError) -> Error {
-    use deadpool_postgres::{HookError, PoolError, TimeoutType};
+    use deadpool_postgres::{PoolError, TimeoutType};
     match error {
-        PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => {
-            from_pg(error)
-        }
+        PoolError::Backend(error) => from_pg(error),
         PoolError::Timeout(TimeoutType::Wait) => {
             Error::new(ErrorKind::Busy, "every connection was busy for longer than the timeout")
         }
-        PoolError::Timeout(_) | PoolError::PostCreateHook(_) => {
+        PoolError::Timeout(_) => {
             Error::new(ErrorKind::Unavailable, "the server cannot be reached in time")
         }
         PoolError::Closed => Error::new(ErrorKind::Closed, "the store was closed"),
@@ -158,7 +166,7 @@ mod tests {
     fn every_code_has_a_kind() {
         let table = [
             ("08006", ErrorKind::Unavailable),
-            ("25006", ErrorKind::PermissionDenied),
+            ("25006", ErrorKind::Unavailable),
             ("28P01", ErrorKind::PermissionDenied),
             ("3D000", ErrorKind::NotFound),
             ("3F000", ErrorKind::NotFound),
@@ -195,6 +203,7 @@ mod tests {
         for (code, outcome) in [
             ("40001", Outcome::NotApplied),
             ("53100", Outcome::NotApplied),
+            ("25006", Outcome::NotApplied),
             ("57P01", Outcome::Unknown),
             ("57P02", Outcome::Unknown),
             ("08006", Outcome::Unknown),
@@ -205,6 +214,7 @@ mod tests {
         assert!(is_disconnect(&lost));
         assert_eq!(of_commit(lost).outcome(), Outcome::Unknown);
         assert!(is_disconnect(&error("57P01")) && !is_disconnect(&error("53200")));
+        assert!(is_disconnect(&error("25006")));
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod error;
 mod events;
 mod filter;
 mod history;
+mod hosts;
 mod jobs;
 mod maintenance;
 mod partitions;

@@ -1,7 +1,6 @@
 //! Answers questions: each is one statement, hence one snapshot.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use storage_core::metrics::time::from_ms;
 use storage_core::{
@@ -73,7 +72,8 @@ fn time(row: &Row, index: usize) -> Result<i64> {
     row.try_get(index).map(|PgTime(ms)| ms).map_err(from_pg)
 }
 
-fn key(row: &Row, index: usize) -> Result<SeriesKey> {
+/// The names of a series in two columns.
+pub(crate) fn key(row: &Row, index: usize) -> Result<SeriesKey> {
     Ok(SeriesKey {
         server_id: row.try_get(index).map_err(from_pg)?,
         metric_type: row.try_get(index + 1).map_err(from_pg)?,
@@ -192,50 +192,52 @@ impl Store {
         Ok(found.into_iter().map(newest_first).collect())
     }
 
-    /// The series of a scan, in order.
-    pub(crate) async fn scan_series(&self, filter: &SeriesFilter) -> Result<Vec<(i64, SeriesKey)>> {
+    /// The series of a scan, in order. Without their ids: steps may come on other connections, see
+    /// [`dictionary`](crate::dictionary).
+    pub(crate) async fn scan_series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesKey>> {
         let condition = Condition::of(filter, 1);
         let sql = format!(
-            "SELECT s.id, s.server_id, s.metric_type FROM series s
+            "SELECT s.server_id, s.metric_type FROM series s
              WHERE NOT s.emptied AND {} ORDER BY s.server_id, s.metric_type",
             condition.sql
         );
         let rows = self.rows(&sql, &condition.parameters()).await?;
-        rows.iter().map(|row| Ok((row.try_get(0).map_err(from_pg)?, key(row, 1)?))).collect()
+        rows.iter().map(|row| key(row, 0)).collect()
     }
 
     /// One step of a scan: samples of `rest[0]` from `start_ms` on, then of the series after it, in
     /// order, until the step is full.
     pub(crate) async fn scan_step(
         &self,
-        rest: &[(i64, SeriesKey)],
+        rest: &[SeriesKey],
         start_ms: i64,
         range: TimeRange,
     ) -> Result<ScanStep> {
         let some = &rest[..rest.len().min(SCAN_STEP_SERIES)];
-        let ids: Vec<i64> = some.iter().map(|(id, _)| *id).collect();
+        let servers: Vec<&str> = some.iter().map(|key| key.server_id.as_str()).collect();
+        let metrics: Vec<&str> = some.iter().map(|key| key.metric_type.as_str()).collect();
         let (start, end) = (PgTime(start_ms), PgTime(range.end_ms()));
         // A long series goes on alone: its look-up starts where the last one ended.
         let goes_on = start_ms > range.start_ms();
         // A limit inside each look-up as well, so that none reads more than a step holds.
+        // With limits too in the look-ups of ids, which keeps their order.
         let sql = "SELECT u.n, p.ts, p.value, p.metadata
-            FROM unnest($1::bigint[]) WITH ORDINALITY AS u (id, n)
+            FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS u (server_id, metric_type, n)
+            CROSS JOIN LATERAL (SELECT id FROM series
+                WHERE server_id = u.server_id AND metric_type = u.metric_type LIMIT 1) s
             CROSS JOIN LATERAL (SELECT ts, value, metadata::jsonb AS metadata
-                FROM samples WHERE series_id = u.id AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4) p
-            LIMIT $4";
+                FROM samples WHERE series_id = s.id AND ts >= $3 AND ts < $4 ORDER BY ts LIMIT $5) p
+            LIMIT $5";
         let first_only = "SELECT 1::bigint, ts, value, metadata::jsonb FROM samples
-            WHERE series_id = $1 AND ts >= $2 AND ts < $3 ORDER BY ts LIMIT $4";
-        let (sql, first, asked): (_, Parameter<'_>, _) = match goes_on {
-            true => (first_only, &ids[0], 1),
-            false => (sql, &ids, some.len()),
+            WHERE series_id = (SELECT id FROM series WHERE server_id = $1 AND metric_type = $2)
+            AND ts >= $3 AND ts < $4 ORDER BY ts LIMIT $5";
+        let (sql, names, asked): (_, [Parameter<'_>; 2], _) = match goes_on {
+            true => (first_only, [&servers[0], &metrics[0]], 1),
+            false => (sql, [&servers, &metrics], some.len()),
         };
-        let found = self.rows(sql, &[first, &start, &end, &SCAN_STEP_SAMPLES]).await?;
+        let parameters = [names[0], names[1], &start, &end, &SCAN_STEP_SAMPLES];
+        let found = self.rows(sql, &parameters).await?;
         step_of(&found, some, asked)
-    }
-
-    /// The names of a series by its id, from memory or the server.
-    pub(crate) fn known_key(&self, id: i64) -> Option<Arc<SeriesKey>> {
-        self.dictionary().key(id).map(Arc::clone)
     }
 }
 
@@ -249,7 +251,7 @@ pub(crate) struct ScanStep {
     pub(crate) next_ms: Option<i64>,
 }
 
-fn step_of(rows: &[Row], series: &[(i64, SeriesKey)], asked: usize) -> Result<ScanStep> {
+fn step_of(rows: &[Row], series: &[SeriesKey], asked: usize) -> Result<ScanStep> {
     let mut found: Vec<SeriesSamples> = Vec::new();
     let mut at = 0;
     for row in rows {
@@ -264,7 +266,7 @@ fn step_of(rows: &[Row], series: &[(i64, SeriesKey)], asked: usize) -> Result<Sc
                 last.samples.push(sample);
             }
             _ if n > at && n <= series.len() => {
-                let series = series[n - 1].1.clone();
+                let series = series[n - 1].clone();
                 found.push(SeriesSamples { series, samples: vec![sample] });
                 at = n;
             }

@@ -10,7 +10,7 @@ use crate::commit::gone;
 use crate::config::{PostgresOptions, UseTimescale, config};
 use crate::connect::{Connection, Server};
 use crate::convert::MetadataColumn;
-use crate::error::{from_pg, sqlstate};
+use crate::error::{READ_ONLY, from_pg, sqlstate};
 use crate::timescale::{self, Extension};
 
 /// The version of the tables that this library writes.
@@ -53,18 +53,22 @@ impl Locks {
         Self(schema.bytes().fold(0x811c_9dc5, step).cast_signed())
     }
 
-    /// Begins a transaction that writes beside others; gives the generation.
+    /// Begins a transaction that writes beside others; gives the generation and which table that
+    /// comes from.
     pub(crate) fn begin_shared(self) -> String {
         self.begin("pg_advisory_xact_lock_shared")
     }
 
-    /// Begins a transaction beside which nobody writes; gives the generation.
+    /// Begins a transaction beside which nobody writes; gives the same.
     pub(crate) fn begin_alone(self) -> String {
         self.begin("pg_advisory_xact_lock")
     }
 
     fn begin(self, lock: &str) -> String {
-        format!("BEGIN; SELECT {lock}({WRITERS}, {}); SELECT generation FROM state", self.0)
+        format!(
+            "BEGIN; SELECT {lock}({WRITERS}, {}); SELECT generation, tableoid FROM state",
+            self.0
+        )
     }
 
     /// Keeps others from changing tables until the end of the transaction.
@@ -116,7 +120,7 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
         Found::Ours { hypertable, version } => {
             match migrate(connection, options).await {
                 // What it holds can be read all the same.
-                Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+                Err(error) if may_not_write(&error) => {
                     tracing::warn!(target: "storage", %error, "an older store cannot be migrated");
                     found_version = version;
                 }
@@ -263,6 +267,11 @@ async fn create_in_transaction(
         .await
         .map_err(from_pg)?;
     Ok(hypertable)
+}
+
+/// Whether it is for the role or the server that nothing can be changed.
+fn may_not_write(error: &Error) -> bool {
+    error.kind() == ErrorKind::PermissionDenied || sqlstate(error) == Some(READ_ONLY)
 }
 
 fn other_version(version: i32) -> Error {

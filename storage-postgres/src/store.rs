@@ -1,12 +1,11 @@
 //! What all parts of one handle share: connections, the dictionary, its condition.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use deadpool_postgres::Pool;
 use futures_util::TryStreamExt;
-use rustc_hash::FxHashMap;
-use storage_core::{Error, ErrorKind, Result, SeriesKey};
+use storage_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio_postgres::Row;
@@ -27,9 +26,8 @@ pub(crate) struct Store {
     pub(crate) opened: Opened,
     pub(crate) locks: Locks,
     pub(crate) pool: Pool,
-    dictionary: RwLock<Dictionary>,
-    /// Ids of records by name, as far as they are known to be committed.
-    pub(crate) record_ids: RwLock<FxHashMap<Arc<str>, i64>>,
+    /// What the connection that writes has learned; another one with each connection.
+    series: RwLock<Arc<Dictionary>>,
     /// Rung when this handle has appended events, and when it is closed.
     pub(crate) appended: Notify,
     pub(crate) densities: Densities,
@@ -54,8 +52,7 @@ impl Store {
             server,
             opened,
             pool,
-            dictionary: RwLock::default(),
-            record_ids: RwLock::default(),
+            series: RwLock::default(),
             appended: Notify::new(),
             densities: Densities::default(),
             order: AsyncMutex::default(),
@@ -65,18 +62,14 @@ impl Store {
         })
     }
 
-    pub(crate) fn dictionary(&self) -> RwLockReadGuard<'_, Dictionary> {
-        self.dictionary.read().unwrap_or_else(PoisonError::into_inner)
+    /// The series that the connection which writes has met.
+    pub(crate) fn series_met(&self) -> Arc<Dictionary> {
+        Arc::clone(&self.series.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn dictionary_mut(&self) -> RwLockWriteGuard<'_, Dictionary> {
-        self.dictionary.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Remembers series that are known to be committed.
-    pub(crate) fn learn(&self, series: impl IntoIterator<Item = (i64, SeriesKey)>) {
-        let mut dictionary = self.dictionary_mut();
-        series.into_iter().for_each(|(id, key)| dictionary.insert(id, key));
+    /// Forgets them: there is another connection, and what it reaches may be another server.
+    pub(crate) fn forget_series(&self) {
+        *self.series.write().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
     /// # Errors
@@ -109,7 +102,7 @@ impl Store {
         let rows = self.rows(sql, &[]).await?;
         let read_only = rows.first().map(|row| row.try_get::<_, bool>(0)).transpose();
         let problem = "the server takes no writes: it is a standby or read-only";
-        let error = || Error::new(ErrorKind::PermissionDenied, problem);
+        let error = || Error::new(ErrorKind::Unavailable, problem);
         Ok(read_only.map_err(from_pg)?.unwrap_or_default().then(error))
     }
 

@@ -7,6 +7,7 @@
 //! are fetched after all, in one stream.
 
 use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustc_hash::FxHashMap;
@@ -18,7 +19,7 @@ use tokio_postgres::Row;
 use crate::convert::{Elements, PgTime};
 use crate::error::{OVERFLOW, from_pg, sqlstate};
 use crate::filter::{Condition, Shape};
-use crate::read::ARRAY_LEN_MAX;
+use crate::read::{ARRAY_LEN_MAX, key};
 use crate::store::{Parameter, Store};
 
 /// Up to so many samples are fetched where that many are expected: of many servers, for which the
@@ -77,8 +78,8 @@ impl Store {
             }
         };
         if let Some(found) = found {
-            self.densities.learn(filter, range, found.values().map(OpenWindow::count).sum());
-            return self.named(found).await;
+            self.densities.learn(filter, range, found.samples());
+            return Ok(found.finish());
         }
         if width_ms.is_none_or(|width_ms| width_ms <= SERVER_WIDTH_MS_MAX)
             && let Some(found) = self.windows_of_server(filter, range, width_ms).await?
@@ -88,7 +89,7 @@ impl Store {
             return Ok(found);
         }
         let found = self.windows_of_samples(filter, range, width_ms, None).await?;
-        self.named(found.unwrap_or_default()).await
+        Ok(found.unwrap_or_default().finish())
     }
 
     /// Fetches the samples, a row for each series, and adds them up; `None` if there are more than
@@ -102,7 +103,8 @@ impl Store {
     ) -> Result<Option<Open>> {
         let condition = Condition::of(filter, 3);
         let sql = format!(
-            "SELECT s.id, p.times, p.samples FROM series s CROSS JOIN LATERAL (
+            "SELECT s.id, p.times, p.samples, s.server_id, s.metric_type
+             FROM series s CROSS JOIN LATERAL (
                 SELECT array_agg(ts) AS times, array_agg(value) AS samples
                 FROM (SELECT ts, value FROM samples
                       WHERE series_id = s.id AND ts >= $1 AND ts < $2 LIMIT {}) q) p
@@ -125,6 +127,7 @@ impl Store {
                 return Ok(false);
             }
             left -= times.len();
+            open.names.insert(id, key(&row, 3)?);
             // Neighbours in time fall into one window more often than not.
             let mut current: Option<(i64, &mut OpenWindow)> = None;
             for (ms, value) in times.times().zip(values.values()) {
@@ -133,7 +136,7 @@ impl Store {
                 match &mut current {
                     Some((same, window)) if *same == start_ms => window.push(ms, value),
                     _ => {
-                        let window = open.entry((id, start_ms)).or_default();
+                        let window = open.windows.entry((id, start_ms)).or_default();
                         window.push(ms, value);
                         current = Some((start_ms, window));
                     }
@@ -155,9 +158,15 @@ impl Store {
     ) -> Result<Option<Open>> {
         let condition = Condition::of(filter, 3);
         let limit = samples_max.map(|most| format!("LIMIT {}", most + 1)).unwrap_or_default();
+        let exact = filter.as_exact().map(|(server, metric)| SeriesKey::new(server, metric));
+        let (names, series) = match exact {
+            Some(_) => ("", ""),
+            None => (", s.server_id, s.metric_type", "JOIN series s ON s.id = p.series_id"),
+        };
         let sql = format!(
-            "SELECT series_id, ts, value FROM samples
-             WHERE {} ts >= $1 AND ts < $2 {limit}",
+            "SELECT p.series_id, p.ts, p.value {names}
+             FROM (SELECT series_id, ts, value FROM samples
+                   WHERE {} ts >= $1 AND ts < $2 {limit}) p {series}",
             of_series(filter, &condition)
         );
         let (start, end) = (PgTime(range.start_ms()), PgTime(range.end_ms()));
@@ -175,7 +184,10 @@ impl Store {
             let PgTime(ms) = row.try_get(1).map_err(from_pg)?;
             let id: i64 = row.try_get(0).map_err(from_pg)?;
             let value = row.try_get(2).map_err(from_pg)?;
-            open.entry((id, window_of(ms))).or_default().push(ms, value);
+            if let Entry::Vacant(name) = open.names.entry(id) {
+                name.insert(exact.clone().map_or_else(|| key(&row, 3), Ok)?);
+            }
+            open.windows.entry((id, window_of(ms))).or_default().push(ms, value);
             Ok(true)
         };
         self.each_row(&sql, &parameters, visit).await?;
@@ -211,27 +223,6 @@ impl Store {
             found.entry(key).or_default().insert(start_ms, aggregation);
         }
         Ok(Some(found))
-    }
-
-    /// Puts names in the place of ids.
-    async fn named(&self, open: Open) -> Result<BTreeMap<SeriesKey, Windows>> {
-        let mut by_id: FxHashMap<i64, Windows> = FxHashMap::default();
-        for ((id, start_ms), window) in open {
-            by_id.entry(id).or_default().insert(start_ms, window.finish());
-        }
-        let unknown: Vec<i64> =
-            by_id.keys().copied().filter(|id| self.known_key(*id).is_none()).collect();
-        if !unknown.is_empty() {
-            // Names never change, so it does no harm to ask for them afterwards.
-            let sql = "SELECT id, server_id, metric_type FROM series WHERE id = ANY($1)";
-            for row in self.rows(sql, &[&unknown]).await? {
-                let name = |index| row.try_get::<_, String>(index).map_err(from_pg);
-                let key = SeriesKey { server_id: name(1)?, metric_type: name(2)? };
-                self.learn([(row.try_get(0).map_err(from_pg)?, key)]);
-            }
-        }
-        let named = |(id, windows)| Some((SeriesKey::clone(&*self.known_key(id)?), windows));
-        Ok(by_id.into_iter().filter_map(named).collect())
     }
 }
 
@@ -356,8 +347,29 @@ impl Densities {
     }
 }
 
-/// Windows that samples are added to, in any order.
-type Open = FxHashMap<(i64, i64), OpenWindow>;
+/// Windows that samples are added to, in any order, by series and start; and the names of the
+/// series, from the same statement.
+#[derive(Debug, Default)]
+struct Open {
+    windows: FxHashMap<(i64, i64), OpenWindow>,
+    names: FxHashMap<i64, SeriesKey>,
+}
+
+impl Open {
+    fn samples(&self) -> u64 {
+        self.windows.values().map(OpenWindow::count).sum()
+    }
+
+    /// Puts names in the place of ids.
+    fn finish(self) -> BTreeMap<SeriesKey, Windows> {
+        let mut by_id: FxHashMap<i64, Windows> = FxHashMap::default();
+        for ((id, start_ms), window) in self.windows {
+            by_id.entry(id).or_default().insert(start_ms, window.finish());
+        }
+        let named = |(id, name)| Some((name, by_id.remove(&id)?));
+        self.names.into_iter().filter_map(named).collect()
+    }
+}
 
 #[derive(Debug, Default)]
 struct OpenWindow {

@@ -102,16 +102,19 @@ fn closed(outcome: Outcome) -> Error {
 fn prepare(store: &Store, records: &[MetricRecord]) -> Result<Batch> {
     let mut entries = Vec::with_capacity(records.len());
     let mut unknown = Unknown::default();
-    let dictionary = store.dictionary();
+    let series = store.series_met();
+    let known = series.known();
     for (index, record) in records.iter().enumerate() {
         let raw = to_raw(record).map_err(|error| error.with_context("record", index))?;
-        let series_id = match dictionary.id(&record.server_id, &record.metric_type) {
+        let series_id = match known.id(&record.server_id, &record.metric_type) {
             Some(id) => id,
             None => unknown.refer(&record.server_id, &record.metric_type),
         };
         entries.push(Entry { series_id, ms: raw.ms, value: raw.value, metadata: raw.metadata });
     }
-    Ok(Batch::new(entries, unknown.names))
+    let names = unknown.names;
+    drop(known);
+    Ok(Batch::new(entries, names, series))
 }
 
 /// Names without ids: the n-th is referred to by -1 - n, which no id is.

@@ -5,7 +5,10 @@ use std::process::ExitCode;
 
 use libtest_mimic::{Arguments, Failed};
 use storage_core::metrics::time::from_ms;
-use storage_core::{ErrorKind, HealthStatus, MetricRecord, Outcome, StorageBackend, TimeRange};
+use storage_core::{
+    ErrorKind, HealthStatus, JobStore, MetricRecord, NewJob, Outcome, Schedule, StorageBackend,
+    TimeRange,
+};
 use storage_postgres::{PostgresBackend, PostgresOptions};
 use tokio_postgres::Client;
 
@@ -52,8 +55,12 @@ impl Setting {
 
     /// The options of the role.
     fn options(&self) -> PostgresOptions {
+        self.options_with("")
+    }
+
+    fn options_with(&self, parameters: &str) -> PostgresOptions {
         let (_, address) = self.url.split_once('@').unwrap();
-        let url = format!("postgres://{}:sesame@{address}", self.name);
+        let url = format!("postgres://{}:sesame@{address}?{parameters}", self.name);
         support::options(&url, &self.name)
     }
 
@@ -137,10 +144,29 @@ fn read_only() -> Result<(), Failed> {
         let reader = PostgresBackend::open(setting.options()).await.unwrap();
         assert_eq!(reader.health().await.status, HealthStatus::Degraded);
         assert_eq!(reader.stats().await.unwrap().total_metrics, 1);
-        let error = reader.write_batch(&[sample(1)]).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{error:#}");
-        assert_eq!(error.outcome(), Outcome::NotApplied);
+        let job = NewJob::new("j", "p", Schedule::parse("0 0 * * *").unwrap());
+        // Twice: on a connection that is new and on one that was there.
+        for _ in 0..2 {
+            let written = reader.write_batch(&[sample(1)]).await;
+            let added = reader.jobs().add_job(&job, sample(1).timestamp).await.map(drop);
+            let pruned = reader.prune_before(sample(9).timestamp).await.map(drop);
+            for refused in [written, added, pruned] {
+                let error = refused.unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+                assert_eq!(error.outcome(), Outcome::NotApplied);
+                assert!(error.is_retryable());
+            }
+        }
         assert_eq!(owner.stats().await.unwrap().total_metrics, 1);
+        // The same handle goes on when the server takes writes.
+        setting.sql("ALTER ROLE NAME SET default_transaction_read_only = off").await;
+        reader.write_batch(&[sample(1)]).await.unwrap();
+        reader.jobs().add_job(&job, sample(1).timestamp).await.unwrap();
+        assert_eq!(owner.stats().await.unwrap().total_metrics, 2);
+        // Who asks for a server that takes writes is not content with this one.
+        setting.sql("ALTER ROLE NAME SET default_transaction_read_only = on").await;
+        let options = setting.options_with("target_session_attrs=read-write");
+        assert_eq!(refused(options).await, ErrorKind::Unavailable);
         reader.close().await.unwrap();
         owner.close().await.unwrap();
         setting.remove().await;

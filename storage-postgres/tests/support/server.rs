@@ -101,14 +101,32 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(settings: &[&str]) -> Self {
+        let mut server = Self::in_new_directory(settings);
+        server.start_again();
+        server
+    }
+
+    fn in_new_directory(settings: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         // The server runs as another user.
         let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         std::fs::set_permissions(dir.path(), open).unwrap();
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = Self { dir, url: String::new(), settings };
-        server.start_again();
-        server
+        Self { dir, url: String::new(), settings }
+    }
+
+    /// A standby of this one, which gets what is committed here as it comes.
+    pub(crate) fn standby(&self, settings: &[&str]) -> Self {
+        let mut standby = Self::in_new_directory(settings);
+        let of = self.path().to_str().unwrap().to_owned();
+        let arguments: Vec<String> = std::iter::once(of).chain(standby.settings.clone()).collect();
+        standby.url = standby.run("standby", &arguments);
+        standby
+    }
+
+    /// Makes a standby a server that takes writes.
+    pub(crate) fn promote(&self) {
+        self.run("promote", &[]);
     }
 
     /// Starts it again after a stop, on the same port.
