@@ -80,7 +80,7 @@ fn decode_frame(
     let count = reader.count()?;
     let series_ids = take_column(reader, count)?;
     let times = take_column(reader, count)?;
-    let values = take_values(reader, count, count)?;
+    let values = take_values(reader, count)?;
     let first = entries.len();
     entries.reserve(count);
     for ((series_id, ms), value) in series_ids.into_iter().zip(times).zip(values) {
