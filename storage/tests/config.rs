@@ -2,6 +2,7 @@
 #![cfg(feature = "config")]
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use storage::config::{Age, BackendName, Config};
@@ -357,7 +358,7 @@ async fn tiers_of_a_configuration_are_opened_with_rollups_over_both() {
     let config = parse(text).unwrap().storage;
     let (tiers, upkeep) =
         (config.connect_tiered().await.unwrap().unwrap(), config.upkeep().unwrap());
-    let store = config.connect_rolled_over(tiers.clone(), &upkeep.unwrap()).await.unwrap();
+    let store = config.connect_rolled_over(Arc::clone(&tiers), &upkeep.unwrap()).await.unwrap();
     let old = chrono::Utc::now() - 100 * DAY;
     store.write_batch(&[MetricRecord::new("a", old, "b", 1.0)]).await.unwrap();
     let policy = config.retention_policy().unwrap();
