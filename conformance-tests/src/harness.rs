@@ -77,6 +77,13 @@ pub trait Fixture: Send + Sync + 'static {
     fn opt_outs(&self) -> &[(&'static str, &'static str)] {
         &[]
     }
+
+    /// Whether a case is run over this; others do not show. For what is made of stores that pass the suite by
+    /// themselves: see [`Composed::only`](crate::composed::Composed::only). A backend leaves it as it is, and
+    /// runs every case.
+    fn runs(&self, _case: &Case) -> bool {
+        true
+    }
 }
 
 /// What a case works on: a fresh location, one open handle, and the layout of the data.
@@ -244,8 +251,18 @@ pub fn main_all(fixtures: Vec<Arc<dyn Fixture>>) -> ! {
         report::write_and_exit(&file, &fixtures);
     }
     let prefixed = fixtures.len() > 1;
-    let trials = fixtures.iter().flat_map(|fixture| trials_of(fixture, prefixed)).collect();
+    let asked = fixtures.iter().filter(|fixture| !prefixed || is_asked(&***fixture, &arguments));
+    let trials = asked.flat_map(|fixture| trials_of(fixture, prefixed)).collect();
     libtest_mimic::run(&arguments, trials).exit()
+}
+
+/// Whether a case over this fixture can be among those that are asked for. Who runs each test in a process of its own
+/// names it exactly, and every fixture that is opened in vain takes its time.
+fn is_asked(fixture: &dyn Fixture, arguments: &Arguments) -> bool {
+    match &arguments.filter {
+        Some(name) if arguments.exact => name.starts_with(&format!("{}::", fixture.name())),
+        _ => true,
+    }
 }
 
 fn trials_of(fixture: &Arc<dyn Fixture>, prefixed: bool) -> Vec<Trial> {
@@ -296,7 +313,7 @@ impl Plan {
     /// Opens the fixture once to see what it can do, and decides.
     pub(crate) fn of(fixture: &Arc<dyn Fixture>) -> Self {
         let name = fixture.name().to_owned();
-        let table = cases::table();
+        let table: Vec<_> = cases::table().into_iter().filter(|case| fixture.runs(case)).collect();
         let all = |verdict: Verdict| Self {
             fixture_name: name.clone(),
             capabilities: None,
@@ -308,8 +325,10 @@ impl Plan {
                 false => all(Verdict::Skip(reason)),
             };
         }
-        let unknown =
-            fixture.opt_outs().iter().find(|(opt, _)| !table.iter().any(|c| c.name == *opt));
+        let unknown = fixture
+            .opt_outs()
+            .iter()
+            .find(|(opt, _)| !cases::table().iter().any(|c| c.name == *opt));
         if let Some((unknown, _)) = unknown {
             return all(Verdict::Fail(format!("opts out of {unknown}, which no case is called")));
         }

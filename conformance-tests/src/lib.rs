@@ -39,6 +39,7 @@
 //! | [`harness`] | [`Fixture`], the runner, what is skipped and what is required |
 //! | [`cases`] | the table of cases, and the cases by theme |
 //! | [`model_check`] | random operations, compared with the in-memory backend |
+//! | [`composed`] | fixtures made of fixtures: tiers, rollups, mirrors, spools |
 //! | [`crash`] | kill -9 tests, for backends that keep data on disk |
 //! | [`power_cut`] | power-cut tests on a loop device, for the same |
 //! | [`report`] | what passed where, as a Markdown table |
@@ -50,6 +51,7 @@
 mod failure;
 
 pub mod cases;
+pub mod composed;
 pub mod crash;
 mod data;
 pub mod harness;

@@ -106,7 +106,7 @@ pub(crate) enum Command {
     Collect(Collect),
     /// Read samples from CSV, JSON lines or InfluxDB line protocol.
     Import(Import),
-    /// Run the pipeline of a configuration: collect or read, buffer, store, roll up, prune.
+    /// Run the pipeline of a configuration: collect or read, buffer, store, roll up, archive, prune.
     Run(Run),
     /// Look at a configuration.
     Config(ConfigArgs),
@@ -316,6 +316,8 @@ the store is away, also at the start, they are kept in memory and, with a `spool
 Samples older than `retention.raw_metrics` are removed every `pruning_interval`. If `retention` names an
 age for rollups too (`aggregated_5min`, `aggregated_1hour`, `aggregated_1day`), samples are rolled up every `rollup_interval`,
 and no sample is removed before that. Rollups stand beside the store; `storage aggregate --rollups` answers from them.
+With `archive`, samples older than `archive.after` are moved to the store `archive.cold` every `archive.interval`, and no sample
+is removed before that. Questions about both are asked at the URL that `storage config check` prints.
 
 With --listen, or `listen.addresses`, samples come in by sockets: whoever connects sends lines, in any format that `import` reads.
 Connections that are too many are closed at once, lines that are too long or end without a newline are left out and

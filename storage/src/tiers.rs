@@ -94,6 +94,21 @@ impl TierUrls {
         Ok(urls)
     }
 
+    /// Writes what [`parse`](Self::parse) reads. It holds secrets as they are.
+    ///
+    /// ```
+    /// use storage::TierUrls;
+    ///
+    /// let urls = TierUrls::new("sqlite://m.db?readers=2&synchronous=full", "parquet://archive")?;
+    /// assert_eq!(TierUrls::parse(&urls.to_url())?, urls);
+    /// # Ok::<(), storage::Error>(())
+    /// ```
+    pub fn to_url(&self) -> String {
+        let written = |url: &str| url.replace('%', "%25").replace('&', "%26");
+        let [hot, cold, control] = [&self.hot, &self.cold, &self.control].map(|url| written(url));
+        format!("tiered://?hot={hot}&cold={cold}&control={control}")
+    }
+
     /// Opens the tiers, and creates those that do not exist if `create` is set; the control store
     /// is created in any case.
     ///

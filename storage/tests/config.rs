@@ -2,6 +2,7 @@
 #![cfg(feature = "config")]
 #![allow(clippy::unwrap_used)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use storage::config::{Age, BackendName, Config};
@@ -99,6 +100,7 @@ fn unknown_keys_are_errors_with_a_suggestion() {
         ),
         (r#"{"storage":{"flush_interval":30}}"#, "storage.flush_interval", "flush_interval_secs"),
         (r#"{"storage":{"spool":{"pth":"x"}}}"#, "storage.spool.pth", "path"),
+        (r#"{"storage":{"archive":{"aftr":"1d"}}}"#, "storage.archive.aftr", "after"),
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
@@ -129,6 +131,31 @@ fn wrong_values_are_named_and_not_shown() {
         (r#"{"storage":{"backend":"postgres","path":"x"}}"#, "storage.path"),
         (r#"{"storage":{"collect":{"interval":"1ms"}}}"#, "storage.collect.interval"),
         (r#"{"storage":{"rollup_interval":"1ms"}}"#, "storage.rollup_interval"),
+        (r#"{"storage":{"archive":{}}}"#, "storage.archive.cold"),
+        (
+            r#"{"storage":{"url":"rolled://?samples=s3cret","archive":{"cold":"x"}}}"#,
+            "storage.archive",
+        ),
+        (
+            r#"{"storage":{"url":"tiered://?hot=memory://a&cold=memory://b","archive":{"cold":"x"}}}"#,
+            "storage.archive.cold",
+        ),
+        (
+            r#"{"storage":{"archive":{"cold":"memory://a","interval":"1ms"}}}"#,
+            "storage.archive.interval",
+        ),
+        (
+            r#"{"storage":{"archive":{"cold":"memory://a","window":"1ms"}}}"#,
+            "storage.archive.window",
+        ),
+        (
+            r#"{"storage":{"archive":{"cold":"memory://a","samples_per_second":0}}}"#,
+            "storage.archive.samples_per_second",
+        ),
+        (
+            r#"{"storage":{"archive":{"cold":"memory://a","after":"7d"},"retention":{"raw_metrics_days":7}}}"#,
+            "storage.archive.after",
+        ),
         (r#"{"storage":{"listen":{"addresses":"s3cret"}}}"#, "storage.listen.addresses"),
         (r#"{"storage":{"listen":{"addresses":["[::1]:1","unix:"]}}}"#, "storage.listen.addresses"),
         (r#"{"storage":{"listen":{"addresses":"0.0.0.0:8094"}}}"#, "storage.listen.allow_remote"),
@@ -302,4 +329,42 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::load("/nowhere/storage.json").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert_eq!(error.context("path"), Some("/nowhere/storage.json"));
+}
+
+#[test]
+fn what_is_archived_makes_two_tiers_of_the_store() {
+    let text = r#"{"storage":{"path":"a%b.db","archive":{"cold":"parquet+s3://b/p?aws_region=x&aws_key=y"}}}"#;
+    let config = parse(text).unwrap().storage;
+    assert_eq!(config.hot_url().unwrap(), "sqlite://a%25b.db");
+    let urls = storage::TierUrls::parse(&config.url().unwrap()).unwrap();
+    assert_eq!((&*urls.hot, &*urls.control), ("sqlite://a%25b.db", "sqlite://a%25b.db.tiers"));
+    assert_eq!(urls.cold, "parquet+s3://b/p?aws_region=x&aws_key=y");
+    let archive = config.archive.unwrap();
+    assert_eq!(archive.policy().age(), 30 * DAY);
+
+    let both = "tiered://?hot=memory://a&cold=memory://b&control=memory://c";
+    let text = format!(r#"{{"storage":{{"url":"{both}","archive":{{"after":"1d"}}}}}}"#);
+    let config = parse(&text).unwrap().storage;
+    assert_eq!((&*config.url().unwrap(), &*config.hot_url().unwrap()), (both, "memory://a"));
+    assert!(Config::default().storage.archive.is_none());
+}
+
+#[tokio::test]
+async fn tiers_of_a_configuration_are_opened_with_rollups_over_both() {
+    use storage::{MetricRecord, StorageBackend};
+
+    let text = r#"{"storage":{"url":"memory://config-hot","rollups":true,
+        "archive":{"cold":"memory://config-cold"},"retention":{"raw_metrics":"90d"}}}"#;
+    let config = parse(text).unwrap().storage;
+    let (tiers, upkeep) =
+        (config.connect_tiered().await.unwrap().unwrap(), config.upkeep().unwrap());
+    let store = config.connect_rolled_over(Arc::clone(&tiers), &upkeep.unwrap()).await.unwrap();
+    let old = chrono::Utc::now() - 100 * DAY;
+    store.write_batch(&[MetricRecord::new("a", old, "b", 1.0)]).await.unwrap();
+    let policy = config.retention_policy().unwrap();
+    assert_eq!(store.retain(&policy).await.unwrap().rows_removed(), 0, "it is not archived");
+    let options = storage::pipeline::ArchiveOptions::before(chrono::Utc::now() - 30 * DAY);
+    storage::pipeline::archive(&tiers, &options, |_| {}).await.unwrap();
+    assert_eq!(store.retain(&policy).await.unwrap().entries[0].rows_removed, 1);
+    assert!(Config::default().storage.connect_tiered().await.unwrap().is_none());
 }

@@ -10,6 +10,13 @@ macro_rules! tiers {
     };
 }
 
+/// A test of tasks that archive.
+macro_rules! archives {
+    ($name:literal) => {
+        Unit(concat!("pipeline::archive::tests::", $name))
+    };
+}
+
 pub(super) const ALL: &[Mutant] = &[
     // Reads.
     Mutant {
@@ -85,10 +92,30 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "latest_shows_what_is_being_pruned",
         file: "compose/tiered/reads.rs",
-        right: "if «self.view.phase == Phase::Pruning» {
-                for",
-        wrong: "false",
+        right: "one.samples.retain(|sample| range.contains(sample.timestamp));",
+        wrong: "{ let _ = range; }",
         caught_by: tiers!("seams::what_is_being_pruned_shows_nowhere"),
+    },
+    Mutant {
+        name: "latest_shows_what_was_never_acknowledged",
+        file: "compose/tiered/reads.rs",
+        right: "counted(hot, parts.hot)",
+        wrong: "hot",
+        caught_by: tiers!("seams::what_a_move_takes_away_does_not_show"),
+    },
+    Mutant {
+        name: "series_count_what_was_never_acknowledged",
+        file: "compose/tiered/reads.rs",
+        right: "let before = «uncounted().await?»;",
+        wrong: "BTreeMap::new()",
+        caught_by: tiers!("seams::what_a_move_takes_away_does_not_show"),
+    },
+    Mutant {
+        name: "series_begin_where_a_move_ends",
+        file: "compose/tiered/reads.rs",
+        right: "self.hot_oldest(&info.series, &parts).await?.unwrap_or(info.oldest)",
+        wrong: "info.oldest",
+        caught_by: tiers!("seams::what_a_move_takes_away_does_not_show"),
     },
     Mutant {
         name: "reads_show_what_is_being_pruned",
@@ -107,7 +134,7 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "stats_count_late_samples_twice",
         file: "compose/tiered/reads.rs",
-        right: "info.count.saturating_sub(count)",
+        right: "info.count = «info.count.saturating_sub(count)»;",
         wrong: "info.count",
         caught_by: tiers!("late_samples_lie_over_archived_ones_and_end_in_the_cold_tier"),
     },
@@ -276,9 +303,9 @@ pub(super) const ALL: &[Mutant] = &[
         name: "an_archive_that_fails_keeps_its_turn",
         file: "pipeline/archive.rs",
         right: "let ended = moving.end().await;
-            let report = result?;
+            moved?;
             ended.map(|()| report)",
-        wrong: "let report = result?; let ended = moving.end().await; ended.map(|()| report)",
+        wrong: "moved?; let ended = moving.end().await; ended.map(|()| report)",
         caught_by: tiers!("seams::an_archive_that_fails_gives_its_turn_back"),
     },
     Mutant {
@@ -287,6 +314,36 @@ pub(super) const ALL: &[Mutant] = &[
         right: "options.dry_run",
         wrong: "false",
         caught_by: tiers!("whole_windows_move_and_no_answer_changes"),
+    },
+    Mutant {
+        name: "every_process_archives",
+        file: "pipeline/archive/task.rs",
+        right: "moving.archived().is_none_or(|last| self.is_due(last, now))",
+        wrong: "true",
+        caught_by: archives!("one_of_several_tasks_archives_in_an_interval"),
+    },
+    Mutant {
+        name: "a_stop_waits_for_all_windows",
+        file: "pipeline/archive.rs",
+        right: "!goes_on()",
+        wrong: "false",
+        caught_by: archives!(
+            "a_task_that_is_stopped_moves_the_window_under_way_and_gives_its_turn_back"
+        ),
+    },
+    Mutant {
+        name: "a_failure_ends_the_archiving",
+        file: "pipeline/archive/task.rs",
+        right: "error.kind() == ErrorKind::Closed",
+        wrong: "true",
+        caught_by: archives!("a_task_goes_on_after_a_failure_and_ends_with_the_store"),
+    },
+    Mutant {
+        name: "retention_removes_what_is_not_archived",
+        file: "pipeline/retention/plan.rs",
+        right: "ms.min(self.end_ms)",
+        wrong: "ms",
+        caught_by: archives!("retention_removes_nothing_that_is_not_archived"),
     },
     // The control store.
     Mutant {

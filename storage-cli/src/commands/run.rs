@@ -1,5 +1,5 @@
 //! `storage run`: the pipeline of a configuration as one process: collect or read, buffer, store, roll
-//! up, prune; and what is left at the end is drained.
+//! up, archive, prune; and what is left at the end is drained.
 
 mod input;
 mod late_store;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use storage::config::Config;
-use storage::pipeline::{DrainReport, RetentionCounts, StorageActor, StorageHandle};
+use storage::pipeline::{DrainReport, StorageActor, StorageHandle};
 use storage::{HealthStatus, MetricRecord, StorageBackend};
 use tokio::time::interval;
 
 use self::input::Input;
-use self::late_store::LateStore;
+use self::late_store::{LateStore, UpkeepCounts};
 use super::collect::stop_signals;
 use crate::args::Run;
 use crate::listen::Tally;
@@ -99,7 +99,7 @@ fn print(
     output: &mut Output,
     report: &DrainReport,
     actor: &StorageHandle,
-    upkeep: &RetentionCounts,
+    upkeep: &UpkeepCounts,
     lines: &Tally,
 ) -> Result<ExitCode> {
     let counters = &report.counters;
@@ -112,9 +112,10 @@ fn print(
         ("samples_received", Cell::Count(counters.sum(|source| source.received))),
         ("samples_stored", Cell::Count(counters.sum(|source| source.stored) + counters.drained)),
         ("samples_in_spool", Cell::Count(report.spooled)),
-        ("samples_pruned", Cell::Count(upkeep.samples_removed)),
-        ("rollups_written", Cell::Count(upkeep.rollups_written)),
-        ("rollups_pruned", Cell::Count(upkeep.rollups_removed)),
+        ("samples_archived", Cell::Count(upkeep.archive.samples)),
+        ("samples_pruned", Cell::Count(upkeep.retention.samples_removed)),
+        ("rollups_written", Cell::Count(upkeep.retention.rollups_written)),
+        ("rollups_pruned", Cell::Count(upkeep.retention.rollups_removed)),
         (
             "samples_invalid",
             Cell::Count(counters.sum(|source| source.invalid) + counters.drained_invalid),

@@ -58,7 +58,7 @@ async fn open(config: &StorageConfig) -> Result<Rolled> {
     let Some(upkeep) = config.upkeep()? else {
         bail!("the configuration keeps everything for ever; name an age in `retention`");
     };
-    let samples = store::open_existing(&config.url()?).await?;
+    let samples = store::open_existing(&config.hot_url()?).await?;
     samples.close().await?;
     Ok(config.connect_rolled(&upkeep).await?)
 }

@@ -37,11 +37,23 @@ pub(crate) use self::moves::Moving;
 const READS_MAX: u32 = 1000;
 
 /// Options of [`Tiered`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct TieredOptions {
     lease: Duration,
     settle: Duration,
     wait_max: Duration,
+    clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+}
+
+impl std::fmt::Debug for TieredOptions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { lease, settle, wait_max, clock: _ } = self;
+        f.debug_struct("TieredOptions")
+            .field("lease", lease)
+            .field("settle", settle)
+            .field("wait_max", wait_max)
+            .finish()
+    }
 }
 
 impl Default for TieredOptions {
@@ -50,6 +62,7 @@ impl Default for TieredOptions {
             lease: Duration::from_secs(30),
             settle: Duration::from_millis(200),
             wait_max: Duration::from_secs(90),
+            clock: Arc::new(Utc::now),
         }
     }
 }
@@ -77,6 +90,14 @@ impl TieredOptions {
     #[must_use]
     pub const fn with_wait_max(mut self, wait_max: Duration) -> Self {
         self.wait_max = wait_max;
+        self
+    }
+
+    /// Says what time it is, for the ages of an [`ArchiveTask`](crate::pipeline::ArchiveTask). Default: the
+    /// clock of the machine.
+    #[must_use]
+    pub fn with_clock(mut self, clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
+        self.clock = Arc::new(clock);
         self
     }
 }
@@ -220,6 +241,21 @@ impl Tiered {
     /// The cold tier.
     pub fn cold(&self) -> &Arc<dyn StorageBackend> {
         &self.tiers.cold
+    }
+
+    /// The end of the time of which the cold tier holds everything: the oldest sample of the hot one; `None` if
+    /// that one is empty. A sample that comes late makes it earlier, until it is archived too.
+    ///
+    /// # Errors
+    /// Those of the hot tier.
+    pub async fn archived_before(&self) -> Result<Option<DateTime<Utc>>> {
+        self.check_open("archived_before")?;
+        Ok(self.tiers.hot.stats().await?.oldest_metric)
+    }
+
+    /// What time it is, by the clock that was given.
+    pub(crate) fn now(&self) -> DateTime<Utc> {
+        (self.tiers.options.clock)()
     }
 
     /// Takes the turn to move samples from the hot tier to the cold one.

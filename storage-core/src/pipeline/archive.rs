@@ -1,4 +1,6 @@
-//! Moves old samples from the hot tier to the cold one, window by window.
+//! Moves old samples from the hot tier to the cold one, window by window: once, or again and again.
+
+mod task;
 
 use std::time::Duration;
 
@@ -12,6 +14,8 @@ use crate::compose::{Moving, Tiered};
 use crate::error::Result;
 use crate::metrics::time::{floor_ms, from_ms, width_ms, window_start_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, TimeRange};
+
+pub use self::task::{ArchiveCounts, ArchivePolicy, ArchiveTask};
 
 /// What [`archive`] moves, and how.
 ///
@@ -123,7 +127,7 @@ pub struct ArchiveReport {
 pub async fn archive(
     store: &Tiered,
     options: &ArchiveOptions,
-    mut observe: impl FnMut(&ArchiveProgress) + Send,
+    observe: impl FnMut(&ArchiveProgress) + Send,
 ) -> Result<ArchiveReport> {
     let width_ms = width_ms(options.window)?;
     let Some(extent) = extent_of(store, options, width_ms).await? else {
@@ -134,29 +138,35 @@ pub async fn archive(
     }
     let mut moving = store.begin_move().await?;
     let mut report = ArchiveReport::default();
-    let mut windows = Windows::new(extent, width_ms);
-    let any = SeriesFilter::any();
-    let result = loop {
-        match windows.next(&**store.hot(), &any).await {
-            Ok(Some(window)) => {
-                let at = ArchiveProgress {
-                    window,
-                    extent,
-                    step: ArchiveStep::Copying,
-                    samples_copied: report.samples,
-                };
-                let moved = move_window(&mut moving, at, options, &mut observe, &mut report).await;
-                if let Err(error) = moved {
-                    break Err(error.with_context("window_end", window.end().to_rfc3339()));
-                }
-            }
-            Ok(None) => break Ok(report),
-            Err(error) => break Err(error),
-        }
-    };
+    let moved = move_windows(&mut moving, extent, options, || true, observe, &mut report).await;
     let ended = moving.end().await;
-    let report = result?;
+    moved?;
     ended.map(|()| report)
+}
+
+/// Moves the windows of `extent`, from the oldest on, for as long as `goes_on` says so; returns whether
+/// all of them were moved. What was moved stands in the report after a failure, too.
+async fn move_windows(
+    moving: &mut Moving,
+    extent: TimeRange,
+    options: &ArchiveOptions,
+    goes_on: impl Fn() -> bool + Send,
+    mut observe: impl FnMut(&ArchiveProgress) + Send,
+    report: &mut ArchiveReport,
+) -> Result<bool> {
+    let hot = moving.hot();
+    let mut windows = Windows::new(extent, width_ms(options.window)?);
+    while let Some(window) = windows.next(&*hot, &SeriesFilter::any()).await? {
+        if !goes_on() {
+            return Ok(false);
+        }
+        let (step, samples_copied) = (ArchiveStep::Copying, report.samples);
+        let at = ArchiveProgress { window, extent, step, samples_copied };
+        move_window(moving, at, options, &mut observe, report)
+            .await
+            .map_err(|error| error.with_context("window_end", window.end().to_rfc3339()))?;
+    }
+    Ok(true)
 }
 
 /// Moves everything before the end of a window.
@@ -212,3 +222,6 @@ async fn extent_of(
     }
     TimeRange::new(oldest, from_ms(end_ms)).map(Some)
 }
+
+#[cfg(test)]
+mod tests;

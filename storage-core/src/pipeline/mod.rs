@@ -17,6 +17,7 @@
 //! | [`copy()`] | copies samples from one store to another, verified window by window |
 //! | [`compare()`] | says how two stores differ |
 //! | [`archive()`] | moves old samples of [`Tiered`](crate::compose::Tiered) from its hot tier to its cold one |
+//! | [`ArchivePolicy`], [`ArchiveTask`] | which samples are archived, again and again |
 //! | [`Rolled`] | keeps rollups beside samples, and answers from both |
 //! | [`RetentionPolicy`], [`RetentionTask`] | how long samples and rollups are kept |
 //! | [`digest()`] | number and checksum of samples, the same on every backend |
@@ -43,7 +44,10 @@ pub(crate) mod windows;
 mod writer;
 
 pub use actor::{ActorOptions, StorageActor};
-pub use archive::{ArchiveOptions, ArchiveProgress, ArchiveReport, ArchiveStep, archive};
+pub use archive::{
+    ArchiveCounts, ArchiveOptions, ArchivePolicy, ArchiveProgress, ArchiveReport, ArchiveStep,
+    ArchiveTask, archive,
+};
 pub use compare::{Comparison, compare};
 pub use copy::{CopyOptions, CopyProgress, CopyReport, copy};
 pub use counters::{ActorCounters, SetAside, SourceCounters};

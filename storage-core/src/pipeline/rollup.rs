@@ -40,7 +40,7 @@ use self::marks::Marker;
 use self::view::View;
 use crate::control::{Control, look_again};
 use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::time::{floor_ms, from_ms, width_ms};
+use crate::metrics::time::{END_MS, floor_ms, from_ms, width_ms};
 use crate::metrics::{StorageBackend, TimeRange};
 
 use self::options::SETTLE;
@@ -62,6 +62,8 @@ pub(super) struct Place {
     pub(super) width: Option<Duration>,
     /// Cutoffs are multiples of this.
     pub(super) align_ms: i64,
+    /// What is from here on stays in any case.
+    pub(super) end_ms: i64,
     /// What is younger is not rolled up yet.
     pub(super) delay: Duration,
     pub(super) store: Arc<dyn StorageBackend>,
@@ -314,20 +316,28 @@ impl Rolled {
     }
 
     /// What can be removed from: the samples, then the tiers.
-    pub(super) fn places(&self) -> Vec<Place> {
+    pub(super) async fn places(&self) -> Result<Vec<Place>> {
         let delay = self.stores.options.delay;
         let (raw, widths_ms) = (Arc::clone(&self.stores.raw), self.stores.widths_ms());
         // Without rollups any time is a bound.
         let align_ms = widths_ms.map_or(1, |(_, widest_ms)| widest_ms);
-        let samples = Place { width: None, align_ms, delay, store: raw };
+        let end_ms = self.archived_end_ms().await?;
+        let samples = Place { width: None, align_ms, end_ms, delay, store: raw };
         let tier = |(tier, own): (&RollupTier, &Tier)| Place {
             width: Some(tier.width),
             align_ms: own.width_ms,
+            end_ms: END_MS,
             delay,
             store: Arc::clone(&tier.store),
         };
         let tiers = self.tiers.iter().zip(&self.stores.tiers).map(tier);
-        std::iter::once(samples).chain(tiers).collect()
+        Ok(std::iter::once(samples).chain(tiers).collect())
+    }
+
+    /// Before which time samples are archived; the end of all time if all are, or none are to be.
+    async fn archived_end_ms(&self) -> Result<i64> {
+        let Some(tiers) = &self.stores.options.archived else { return Ok(END_MS) };
+        Ok(tiers.archived_before().await?.map_or(END_MS, floor_ms))
     }
 
     fn deadline(&self) -> Instant {

@@ -17,6 +17,7 @@
 //! stands in the environment goes before the file.
 
 mod age;
+mod archive;
 mod listen;
 mod merge;
 mod options;
@@ -33,6 +34,7 @@ use serde_json::Value;
 use storage_core::{Error, ErrorKind, Result};
 
 pub use self::age::Age;
+pub use self::archive::ArchiveConfig;
 pub use self::listen::{ListenAddress, ListenConfig, NotAnAddress};
 pub use self::options::{
     BackendName, CollectConfig, ParquetConfig, PostgresConfig, SpoolConfig, SqliteConfig,

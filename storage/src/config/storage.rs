@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use storage_core::compose::Tiered;
 use storage_core::pipeline::{ActorOptions, Spool, SpoolLimits};
 use storage_core::{Error, ErrorKind, Result, StorageBackend};
 
 use super::age::Age;
+use super::archive::ArchiveConfig;
 use super::listen::ListenConfig;
 use super::options::{
     BackendName, CollectConfig, ParquetConfig, PostgresConfig, SpoolConfig, SqliteConfig,
@@ -16,7 +18,7 @@ use super::options::{
 use super::retention::RetentionConfig;
 use super::rollups::RollupsConfig;
 use super::{Config, bad_value};
-use crate::connect;
+use crate::{TierUrls, connect};
 
 /// The section `storage`.
 ///
@@ -36,6 +38,7 @@ use crate::connect;
 /// | `rollups` | if any is given an age | which rollups are kept: see [`RollupsConfig`] |
 /// | `rollup_interval` | `1m` | how often windows are rolled up |
 /// | `rollup_delay` | `5m` | how long after its end a window is rolled up |
+/// | `archive` | nothing is archived | see [`ArchiveConfig`] |
 /// | `spool` | none | see [`SpoolConfig`] |
 /// | `collect` | every second | see [`CollectConfig`] |
 /// | `listen` | nowhere | see [`ListenConfig`] |
@@ -73,6 +76,9 @@ pub struct StorageConfig {
     pub rollup_interval: Age,
     /// How long after its end a window is rolled up.
     pub rollup_delay: Age,
+    /// Which samples are moved to a cold store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub archive: Option<ArchiveConfig>,
     /// Where records wait while the store is away.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub spool: Option<SpoolConfig>,
@@ -99,6 +105,7 @@ impl Default for StorageConfig {
             rollups: None,
             rollup_interval: Age(Duration::from_secs(60)),
             rollup_delay: Age(Duration::from_secs(300)),
+            archive: None,
             spool: None,
             collect: CollectConfig::default(),
             listen: ListenConfig::default(),
@@ -121,6 +128,7 @@ impl StorageConfig {
             },
             retention: RetentionConfig::example(),
             rollups: Some(RollupsConfig::example()),
+            archive: Some(ArchiveConfig::example()),
             spool: Some(SpoolConfig::default()),
             collect: CollectConfig { server: Some("web-1".to_owned()), ..Default::default() },
             listen: ListenConfig::example(),
@@ -164,15 +172,44 @@ impl StorageConfig {
         }
         self.listen.validate()?;
         self.check_rollups()?;
+        if let Some(archive) = &self.archive {
+            archive.validate(self)?;
+        }
         self.url().map(drop)
     }
 
-    /// The URL of the store, as [`connect`] takes it. It holds secrets as they are.
+    /// The URL of the store, as [`connect`] takes it: that of both tiers where samples are archived. It holds
+    /// secrets as they are.
+    ///
+    /// # Errors
+    /// As [`hot_url`](Self::hot_url); `Config` if it is not known where samples are to be archived, or what
+    /// archiving has to remember cannot stand beside the store.
+    pub fn url(&self) -> Result<String> {
+        match self.tier_urls()? {
+            Some(urls) => Ok(urls.to_url()),
+            None => self.own_url(),
+        }
+    }
+
+    /// The URL of the store that takes the writes: that of the hot tier where samples are archived.
     ///
     /// # Errors
     /// `Config` if `backend` is `postgres` and its URL is missing or none, or `path` is given for
-    /// a backend without one.
-    pub fn url(&self) -> Result<String> {
+    /// a backend without one; if samples are archived, as [`url`](Self::url).
+    pub fn hot_url(&self) -> Result<String> {
+        match self.tier_urls()? {
+            Some(urls) => Ok(urls.hot),
+            None => self.own_url(),
+        }
+    }
+
+    /// The tiers; `None` where nothing is archived.
+    fn tier_urls(&self) -> Result<Option<TierUrls>> {
+        self.archive.as_ref().map(|archive| archive.urls(&self.own_url()?)).transpose()
+    }
+
+    /// The URL that is configured, whatever is beside that store.
+    fn own_url(&self) -> Result<String> {
         if let Some(url) = &self.url {
             return Ok(url.clone());
         }
@@ -226,10 +263,25 @@ impl StorageConfig {
     /// # Errors
     /// As [`connect`]; `Io` or `PermissionDenied` if the directory cannot be made.
     pub async fn connect(&self) -> Result<Arc<dyn StorageBackend>> {
+        self.make_directory()?;
+        connect(&self.url()?).await
+    }
+
+    /// Opens both tiers, and makes what does not exist; `None` where nothing is archived.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn connect_tiered(&self) -> Result<Option<Arc<Tiered>>> {
+        let Some(urls) = self.tier_urls()? else { return Ok(None) };
+        self.make_directory()?;
+        Ok(Some(Arc::new(urls.open(true).await?)))
+    }
+
+    fn make_directory(&self) -> Result<()> {
         if self.url.is_none() && self.backend == BackendName::Sqlite {
             make_directory_of(self.path.as_deref().unwrap_or(&self.sqlite.path))?;
         }
-        connect(&self.url()?).await
+        Ok(())
     }
 
     /// Opens the spool if there is to be one.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use storage_core::compose::Tiered;
 use storage_core::pipeline::{RetentionPolicy, Rolled, RollupOptions};
 use storage_core::{Result, StorageBackend};
 
@@ -84,13 +85,34 @@ impl StorageConfig {
     }
 
     /// Opens the store with its rollups and what keeps several processes from removing at once,
-    /// beside it; makes what does not exist. Without rollups it has no tiers.
+    /// beside it; makes what does not exist. Without rollups it has no tiers of them. Where samples are archived
+    /// it is over both tiers, and removes nothing that is not archived yet.
     ///
     /// # Errors
     /// As [`connect`](Self::connect); `Config` if it is not known what is beside the store.
     pub async fn connect_rolled(&self, upkeep: &Upkeep) -> Result<Rolled> {
+        match self.connect_tiered().await? {
+            Some(tiers) => self.connect_rolled_over(tiers, upkeep).await,
+            None => self.roll(self.connect().await?, RollupOptions::default(), upkeep).await,
+        }
+    }
+
+    /// As [`connect_rolled`](Self::connect_rolled), over tiers that are open.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn connect_rolled_over(&self, tiers: Arc<Tiered>, upkeep: &Upkeep) -> Result<Rolled> {
+        let options = RollupOptions::default().with_archived_first(Arc::clone(&tiers));
+        self.roll(tiers, options, upkeep).await
+    }
+
+    async fn roll(
+        &self,
+        samples: Arc<dyn StorageBackend>,
+        options: RollupOptions,
+        upkeep: &Upkeep,
+    ) -> Result<Rolled> {
         let urls = RollupUrls::beside(&self.url()?, &upkeep.widths)?;
-        let samples: Arc<dyn StorageBackend> = self.connect().await?;
-        urls.open_beside(samples, RollupOptions::default().with_delay(upkeep.delay)).await
+        urls.open_beside(samples, options.with_delay(upkeep.delay)).await
     }
 }

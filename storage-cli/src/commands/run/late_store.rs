@@ -4,9 +4,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Error, Result};
+use storage::compose::Tiered;
 use storage::config::{StorageConfig, Upkeep};
 use storage::layers::Deferred;
-use storage::pipeline::{RetentionCounts, RetentionTask};
+use storage::pipeline::{ArchiveCounts, ArchiveTask, RetentionCounts, RetentionTask, Rolled};
 use storage::{HealthStatus, StorageBackend};
 use tokio::time::interval;
 
@@ -17,8 +18,22 @@ use crate::store::{is_mirrored, warn_if_degraded};
 /// How often both stores of a mirror are asked how they are.
 const MIRROR_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The task that rolls up and prunes, once the store is open, if there is anything to do.
-type Slot = Arc<Mutex<Option<RetentionTask>>>;
+/// What keeps the store up, once it is open, if there is anything to do.
+#[derive(Default)]
+struct Tasks {
+    /// Rolls up and prunes.
+    retention: Option<RetentionTask>,
+    archive: Option<ArchiveTask>,
+}
+
+/// What the tasks did.
+#[derive(Default)]
+pub(super) struct UpkeepCounts {
+    pub(super) retention: RetentionCounts,
+    pub(super) archive: ArchiveCounts,
+}
+
+type Slot = Arc<Mutex<Tasks>>;
 
 /// A store that is opened as soon as it can be.
 pub(super) struct LateStore {
@@ -59,13 +74,19 @@ impl LateStore {
 
     /// Never ends.
     async fn watch_upkeep(&self) {
-        let mut before = None;
+        let mut before = [None, None];
         let mut looks = interval(HEALTH_INTERVAL);
         loop {
             looks.tick().await;
-            let now = self.upkeep_counts().last_error;
-            if let Some(error) = now.as_ref().filter(|_| now != before) {
-                warn(&format!("rollups and old samples have to wait: {error}; tried again later"));
+            let UpkeepCounts { retention, archive } = self.upkeep_counts();
+            let now = [retention.last_error, archive.last_error];
+            for (work, error, before) in [
+                ("rollups and old samples have to wait", &now[0], &before[0]),
+                ("what is to be archived has to wait", &now[1], &before[1]),
+            ] {
+                if let Some(error) = error.as_ref().filter(|_| error != before) {
+                    warn(&format!("{work}: {error}; tried again later"));
+                }
             }
             before = now;
         }
@@ -94,27 +115,60 @@ impl LateStore {
         }
     }
 
-    fn upkeep_counts(&self) -> RetentionCounts {
-        let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        upkeep.as_ref().map(RetentionTask::counts).unwrap_or_default()
+    fn upkeep_counts(&self) -> UpkeepCounts {
+        let tasks = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        UpkeepCounts {
+            retention: tasks.retention.as_ref().map(RetentionTask::counts).unwrap_or_default(),
+            archive: tasks.archive.as_ref().map(ArchiveTask::counts).unwrap_or_default(),
+        }
     }
 
     /// Ends the upkeep, and returns what it did.
-    pub(super) async fn stop_upkeep(&self, within: Duration) -> RetentionCounts {
-        let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match upkeep {
-            Some(upkeep) => upkeep.stop_within(within).await,
-            None => RetentionCounts::default(),
-        }
+    pub(super) async fn stop_upkeep(&self, within: Duration) -> UpkeepCounts {
+        let tasks =
+            std::mem::take(&mut *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner));
+        let retention = async {
+            match tasks.retention {
+                Some(task) => task.stop_within(within).await,
+                None => RetentionCounts::default(),
+            }
+        };
+        let archive = async {
+            match tasks.archive {
+                Some(task) => task.stop_within(within).await,
+                None => ArchiveCounts::default(),
+            }
+        };
+        let (retention, archive) = tokio::join!(retention, archive);
+        UpkeepCounts { retention, archive }
     }
 }
 
 /// Opens the store with what is beside it, and begins its upkeep.
 async fn open(config: StorageConfig, slot: Slot) -> storage::Result<Arc<dyn StorageBackend>> {
-    let Some(upkeep) = config.upkeep()? else { return config.connect().await };
-    let store = Arc::new(config.connect_rolled(&upkeep).await?);
-    let Upkeep { policy, refresh_interval, retention_interval, .. } = upkeep;
-    let task = RetentionTask::start(&store, policy, refresh_interval, retention_interval);
-    slot.lock().unwrap_or_else(PoisonError::into_inner).replace(task);
+    let tiers = config.connect_tiered().await?;
+    let mut tasks = Tasks::default();
+    let store = match (config.upkeep()?, &tiers) {
+        (None, None) => config.connect().await?,
+        (None, Some(tiers)) => Arc::<Tiered>::clone(tiers),
+        (Some(upkeep), _) => {
+            let rolled = match &tiers {
+                Some(tiers) => config.connect_rolled_over(Arc::clone(tiers), &upkeep).await?,
+                None => config.connect_rolled(&upkeep).await?,
+            };
+            let rolled = Arc::new(rolled);
+            tasks.retention = Some(keep_up(&rolled, upkeep));
+            rolled
+        }
+    };
+    if let (Some(archive), Some(tiers)) = (&config.archive, &tiers) {
+        tasks.archive = Some(ArchiveTask::start(tiers, archive.policy(), archive.interval.0));
+    }
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = tasks;
     Ok(store)
+}
+
+fn keep_up(store: &Arc<Rolled>, upkeep: Upkeep) -> RetentionTask {
+    let Upkeep { policy, refresh_interval, retention_interval, .. } = upkeep;
+    RetentionTask::start(store, policy, refresh_interval, retention_interval)
 }

@@ -6,6 +6,7 @@
 use std::cmp::Ordering;
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use tokio::time::{Instant, sleep};
 
 use super::Tiers;
@@ -42,6 +43,22 @@ impl Moving {
         let mut moving = Self { tiers, lease, view };
         moving.finish_left().await?;
         Ok(moving)
+    }
+
+    /// The tier from which samples are moved.
+    pub(crate) fn hot(&self) -> Arc<dyn StorageBackend> {
+        Arc::clone(&self.tiers.hot)
+    }
+
+    /// When everything that was old enough had been archived; `None` if nobody has noted that yet.
+    pub(crate) fn archived(&self) -> Option<DateTime<Utc>> {
+        self.view.archived_ms.map(from_ms)
+    }
+
+    /// Notes that at this time everything that was old enough had been archived.
+    pub(crate) async fn note_archived(&mut self, now: DateTime<Utc>) -> Result<()> {
+        let view = View { archived_ms: Some(floor_ms(now)), ..self.view };
+        self.put(View { generation: view.generation + 1, ..view }).await
     }
 
     /// Copies everything before `cutoff` to the cold tier, verified; the hot one keeps it.
@@ -129,9 +146,12 @@ impl Moving {
     }
 
     async fn turn(&mut self, phase: Phase, cutoff_ms: i64) -> Result<()> {
-        self.lease.keep().await?;
         let settle_ms = u64::try_from(self.tiers.options.settle.as_millis()).unwrap_or(u64::MAX);
-        let view = self.view.turned(phase, cutoff_ms, settle_ms);
+        self.put(self.view.turned(phase, cutoff_ms, settle_ms)).await
+    }
+
+    async fn put(&mut self, view: View) -> Result<()> {
+        self.lease.keep().await?;
         let published = self.tiers.control.publish(&view).await;
         // It may stand there all the same: the next one must not have the same number.
         self.view = if published.is_ok() { view } else { self.tiers.control.view().await? };

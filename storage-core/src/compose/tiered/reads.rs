@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::view::Phase;
@@ -14,8 +16,8 @@ use crate::control::look_again;
 use crate::error::Result;
 use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms, width_ms, window_start_ms};
 use crate::metrics::{
-    MetricAggregation, MetricRecord, SeriesFilter, SeriesInfo, SeriesKey, SeriesSamples,
-    SeriesWindows, StorageBackend, TimeRange, Window, WindowBuilder,
+    MetricAggregation, MetricRecord, ScanStream, SeriesFilter, SeriesInfo, SeriesKey,
+    SeriesSamples, SeriesWindows, StorageBackend, TimeRange, Window, WindowBuilder,
 };
 use crate::pipeline::cursor::Pair;
 
@@ -156,14 +158,16 @@ impl Reading<'_> {
         let (tiers, parts) = (self.tiers(), self.parts(TimeRange::all())?);
         let (cold, hot) =
             both(parts.in_turn, tiers.cold.latest(filter, n), tiers.hot.latest(filter, n)).await?;
-        let mut found = overlay::latest(cold, hot, n);
-        if self.view.phase == Phase::Pruning {
-            for series in &mut found {
-                series.samples.retain(|one| floor_ms(one.timestamp) >= self.view.cutoff_ms);
-            }
-            found.retain(|series| !series.samples.is_empty());
-        }
-        Ok(found)
+        // What does not count is older than all that does: it takes no place of the newest.
+        let counted = |found: Vec<SeriesSamples>, range: TimeRange| {
+            let of = |mut one: SeriesSamples| {
+                one.samples.retain(|sample| range.contains(sample.timestamp));
+                one
+            };
+            found.into_iter().map(of).collect()
+        };
+        let (cold, hot) = (counted(cold, parts.cold), counted(hot, parts.hot));
+        Ok(overlay::latest(cold, hot, n))
     }
 
     /// Returns the series of both tiers, when no prune is under way that would have to be counted.
@@ -190,9 +194,9 @@ impl Reading<'_> {
     /// Returns the series of both tiers; `None` if late samples came while they were counted.
     async fn series(&self, filter: &SeriesFilter) -> Result<Option<Vec<SeriesInfo>>> {
         let (tiers, parts) = (self.tiers(), self.parts(TimeRange::all())?);
-        let (cold, hot) =
-            both(parts.in_turn, tiers.cold.series(filter), tiers.hot.series(filter)).await?;
-        let hot: BTreeMap<_, _> = hot.into_iter().map(|info| (info.series.clone(), info)).collect();
+        let hot = self.hot_series(filter, &parts);
+        let (cold, hot) = both(parts.in_turn, tiers.cold.series(filter), hot).await?;
+        let Some(hot) = hot else { return Ok(None) };
         let mut all = hot.clone();
         let mut overlapping = Vec::new();
         for under in cold {
@@ -212,7 +216,7 @@ impl Reading<'_> {
                 }
             }
         }
-        let Some(doubles) = self.doubles(filter, &overlapping, &hot).await? else {
+        let Some(doubles) = self.doubles(filter, &parts, &overlapping, &hot).await? else {
             return Ok(None);
         };
         for (series, count) in doubles {
@@ -220,7 +224,47 @@ impl Reading<'_> {
                 info.count = info.count.saturating_sub(count);
             }
         }
+        // Of a series that is in the cold tier too the oldest sample is there.
+        for info in all.values_mut().filter(|info| is_bound(&parts, info)) {
+            info.oldest = self.hot_oldest(&info.series, &parts).await?.unwrap_or(info.oldest);
+        }
         Ok(Some(all.into_values().collect()))
+    }
+
+    /// Returns the series of what counts in the hot tier; `None` if what does not count changed meanwhile.
+    /// Where some of a series does not count its oldest sample is said to be at the bound, and may be newer.
+    async fn hot_series(&self, filter: &SeriesFilter, parts: &Parts) -> Result<Option<HotSeries>> {
+        let hot = &self.tiers().hot;
+        let bound = parts.hot.start();
+        let uncounted = async || match floor_ms(bound) {
+            MIN_MS => Ok(BTreeMap::new()),
+            bound_ms => count(hot.scan(filter, cut(TimeRange::all(), MIN_MS, bound_ms)?)).await,
+        };
+        let before = uncounted().await?;
+        let found = hot.series(filter).await?;
+        if uncounted().await? != before {
+            return Ok(None);
+        }
+        let mut found: HotSeries =
+            found.into_iter().map(|info| (info.series.clone(), info)).collect();
+        for (series, count) in before {
+            if let Some(info) = found.get_mut(&series) {
+                *info = SeriesInfo {
+                    oldest: bound,
+                    count: info.count.saturating_sub(count),
+                    ..info.clone()
+                };
+            }
+        }
+        found.retain(|_, info| info.count > 0);
+        Ok(Some(found))
+    }
+
+    /// Looks up the oldest sample of a series that counts in the hot tier.
+    async fn hot_oldest(&self, series: &SeriesKey, parts: &Parts) -> Result<Option<DateTime<Utc>>> {
+        let filter = SeriesFilter::exact(&series.server_id, &series.metric_type)?;
+        let first = self.tiers().hot.scan(&filter, parts.hot).next().await.transpose()?;
+        Ok(first.and_then(|batch| batch.samples.first().map(|sample| sample.timestamp)))
     }
 
     /// Counts the samples that both tiers hold of series whose extents overlap; `None` if the hot
@@ -228,8 +272,9 @@ impl Reading<'_> {
     async fn doubles(
         &self,
         filter: &SeriesFilter,
+        parts: &Parts,
         overlapping: &[(SeriesKey, i64, i64)],
-        hot: &BTreeMap<SeriesKey, SeriesInfo>,
+        hot: &HotSeries,
     ) -> Result<Option<BTreeMap<SeriesKey, u64>>> {
         let mut doubles: BTreeMap<SeriesKey, u64> = BTreeMap::new();
         let (from, to) =
@@ -250,15 +295,8 @@ impl Reading<'_> {
             }
             pair.advance(which);
         }
-        let again = tiers.hot.series(&filter).await?;
-        let again: BTreeMap<_, _> = again
-            .iter()
-            .map(|info| (&info.series, (info.count, info.oldest, info.newest)))
-            .collect();
-        let is_same = |(series, ..): &(SeriesKey, i64, i64)| {
-            let before = hot.get(series).map(|info| (info.count, info.oldest, info.newest));
-            again.get(series).copied() == before
-        };
+        let Some(again) = self.hot_series(&filter, parts).await? else { return Ok(None) };
+        let is_same = |(series, ..): &(SeriesKey, i64, i64)| again.get(series) == hot.get(series);
         Ok(overlapping.iter().all(is_same).then_some(doubles))
     }
 
@@ -317,6 +355,23 @@ impl Reading<'_> {
         }
         Ok(found)
     }
+}
+
+/// What counts in the hot tier, by series.
+type HotSeries = BTreeMap<SeriesKey, SeriesInfo>;
+
+/// Whether the oldest sample of a series may be newer than is said: see [`Reading::hot_series`].
+fn is_bound(parts: &Parts, info: &SeriesInfo) -> bool {
+    parts.hot.start_ms() != MIN_MS && info.oldest == parts.hot.start()
+}
+
+/// Counts samples by series.
+async fn count(mut scan: ScanStream<'_>) -> Result<BTreeMap<SeriesKey, u64>> {
+    let mut counts = BTreeMap::new();
+    while let Some(batch) = scan.next().await.transpose()? {
+        *counts.entry(batch.series).or_default() += batch.samples.len() as u64;
+    }
+    Ok(counts)
 }
 
 /// Joins the windows of both tiers.

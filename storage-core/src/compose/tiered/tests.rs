@@ -324,7 +324,7 @@ async fn late_batches_beside_an_archiver_are_seen_whole() {
     let place = Place::new();
     // Longer than a thread is kept from running on a busy machine.
     let options = TieredOptions::default().with_settle(Duration::from_millis(400));
-    let store = Arc::new(place.open_with(options).await);
+    let store = Arc::new(place.open_with(options.clone()).await);
     let batch = |round: i64| -> Vec<_> {
         (0..8).map(|n| record(1, n * DAY_MS / 2, round as f64)).collect()
     };

@@ -38,6 +38,9 @@ pub(super) struct View {
     pub(super) moves: u64,
     /// The shortest that anybody who moved has waited for late writes; none while nobody has.
     pub(super) settle_ms: Option<u64>,
+    /// When everything that was old enough had been archived; none while nobody archives again and again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) archived_ms: Option<i64>,
 }
 
 impl Default for View {
@@ -49,6 +52,7 @@ impl Default for View {
             cold_end_ms: MIN_MS,
             moves: 0,
             settle_ms: None,
+            archived_ms: None,
         }
     }
 }
@@ -72,6 +76,7 @@ impl View {
             cold_end_ms: if copies { self.cold_end_ms.max(cutoff_ms) } else { self.cold_end_ms },
             moves: self.moves + u64::from(phase == Phase::Moving),
             settle_ms: Some(self.settle_ms.map_or(settle_ms, |before| before.min(settle_ms))),
+            archived_ms: self.archived_ms,
         }
     }
 

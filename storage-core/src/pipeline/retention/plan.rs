@@ -42,7 +42,7 @@ async fn apply_in_turn(
         return Ok(None);
     }
     let mut report = RetentionReport::default();
-    for place in store.places() {
+    for place in store.places().await? {
         let rule = policy.rule(place.width);
         let mut entry = entry(&place, &place.store.stats().await?);
         if let Some(cutoff) = cutoff_by_age(&place, rule, now) {
@@ -83,7 +83,7 @@ pub(super) async fn plan(store: &Rolled, policy: &RetentionPolicy) -> Result<Ret
     policy.check(store.tiers().iter().map(RollupTier::width))?;
     let now = store.now();
     let mut report = RetentionReport::default();
-    for place in store.places() {
+    for place in store.places().await? {
         let rule = policy.rule(place.width);
         let stats = place.store.stats().await?;
         let mut entry = entry(&place, &stats);
@@ -147,8 +147,9 @@ impl Place {
         if self.width.is_some() { FIELDS as u64 } else { 1 }
     }
 
+    /// The bound of windows at `ms` or before, as far as samples may go at all.
     fn align(&self, ms: i64) -> DateTime<Utc> {
-        from_ms(window_start_ms(ms, self.align_ms))
+        from_ms(window_start_ms(ms.min(self.end_ms), self.align_ms))
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
+use crate::compose::Tiered;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::StorageBackend;
 use crate::metrics::time::width_ms;
@@ -102,16 +103,18 @@ pub struct RollupOptions {
     pub(super) settle: Duration,
     pub(super) wait_max: Duration,
     pub(super) clock: Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>,
+    pub(super) archived: Option<Arc<Tiered>>,
 }
 
 impl std::fmt::Debug for RollupOptions {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { delay, lease, settle, wait_max, clock: _ } = self;
+        let Self { delay, lease, settle, wait_max, clock: _, archived } = self;
         f.debug_struct("RollupOptions")
             .field("delay", delay)
             .field("lease", lease)
             .field("settle", settle)
             .field("wait_max", wait_max)
+            .field("archived", archived)
             .finish()
     }
 }
@@ -124,6 +127,7 @@ impl Default for RollupOptions {
             settle: SETTLE,
             wait_max: Duration::from_secs(90),
             clock: Arc::new(Utc::now),
+            archived: None,
         }
     }
 }
@@ -166,6 +170,16 @@ impl RollupOptions {
     #[must_use]
     pub fn with_clock(mut self, clock: impl Fn() -> DateTime<Utc> + Send + Sync + 'static) -> Self {
         self.clock = Arc::new(clock);
+        self
+    }
+
+    /// Lets [retention](super::Rolled::retain) remove no sample that is not archived yet: `tiers` is what the samples
+    /// are in, and what is from its [`Tiered::archived_before`] on stays, however old or large it is. A
+    /// prune by name removes what it is told. Default: nothing is archived, and ages and sizes alone
+    /// decide.
+    #[must_use]
+    pub fn with_archived_first(mut self, tiers: Arc<Tiered>) -> Self {
+        self.archived = Some(tiers);
         self
     }
 }

@@ -102,14 +102,24 @@ async fn what_is_being_pruned_shows_nowhere() {
 async fn what_a_move_takes_away_does_not_show() {
     let (place, store, plain) = both_filled().await;
     let archiver = place.open().await;
+    // One that is in the hot tier alone, and one of which late samples lie over the cold tier.
+    write_both(&store, &plain, &[record(8, 4 * DAY_MS, 1.0), record(2, 5 * DAY_MS, -7.0)]).await;
+    archive(&archiver, &before(1), |_| {}).await.unwrap();
     let mut moving = archiver.begin_move().await.unwrap();
     moving.copy(3 * DAY_MS, &CopyOptions::default(), |_| {}).await.unwrap();
     moving.close().await.unwrap();
     moving.publish().await.unwrap();
-    let late = [record(1, 5, -1.0), record(1, DAY_MS, -1.0), record(9, 5, -1.0)];
+    let late = [
+        record(1, 5, -1.0),
+        record(1, DAY_MS, -1.0),
+        record(1, 3 * DAY_MS - 1, -1.0),
+        record(8, 5, -1.0),
+        record(9, 5, -1.0),
+    ];
     place.hot.write_batch(&late).await.unwrap();
-    assert_same_samples(&store, &plain).await;
-    assert_eq!(moving.prune_hot().await.unwrap(), 108 + 2);
+    assert_same(&store, &plain).await;
+    assert_same(&place.open().await, &plain).await;
+    assert_eq!(moving.prune_hot().await.unwrap(), 72 + 4);
     assert_same(&store, &plain).await;
     moving.end().await.unwrap();
 }

@@ -1,4 +1,4 @@
-//! A store whose upkeep is more than its own: what a test wants done whenever a case compacts.
+//! A store whose upkeep is more than its own: what a composition wants done whenever a case compacts.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use storage_core::{
 
 /// What is done after a store was compacted.
 #[async_trait]
-pub(crate) trait Upkeep<S>: Send + Sync {
+pub(super) trait Upkeep<S>: Send + Sync {
     async fn after_compact(&self, store: &S) -> Result<()>;
 }
 
 /// A store, and what is done after it was compacted.
-pub(crate) struct Kept<S, U> {
-    pub(crate) store: S,
-    pub(crate) upkeep: U,
+pub(super) struct Kept<S, U> {
+    pub(super) store: S,
+    pub(super) upkeep: U,
 }
 
 #[async_trait]
