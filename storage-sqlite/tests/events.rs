@@ -2,6 +2,9 @@
 //! given back, and what is read at once compared with what is read one by one.
 #![allow(clippy::unwrap_used)]
 
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
 use serde_json::json;
 use sqlx::{ConnectOptions, Row};
 use storage_core::metrics::time::from_ms;
@@ -48,6 +51,31 @@ async fn however_much_is_read_at_once_it_is_the_same() {
     }
     events.prune_before(501).await.unwrap();
     assert!(read_by(&events, usize::MAX).await == stored[500..]);
+}
+
+/// The next page of a replay is on its way while its events are taken, and while they are not.
+#[tokio::test]
+async fn a_replay_that_rests_holds_nothing_that_others_need() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = SqliteOptions::new(dir.path().join("store.db")).readers(1);
+    let store = SqliteBackend::open(options.busy_timeout(Duration::from_secs(1))).await.unwrap();
+    let events = store.events();
+    let stored = events.append_all(&(0..20_000).map(event).collect::<Vec<_>>()).await.unwrap();
+    let (mut log, mut replayed) = (events.replay_all(), Vec::new());
+    while let Some(event) = log.try_next().await.unwrap() {
+        if event.sequence % 1000 == 1 {
+            let query = EventQuery::from(event.sequence).stream(&*event.stream).limit(1);
+            assert_eq!(events.read(&query).await.unwrap(), std::slice::from_ref(&event));
+        }
+        replayed.push(event);
+    }
+    assert!(replayed == stored);
+    drop(log);
+    // One that is left in the middle does not hold up the end.
+    let mut left = events.replay_all();
+    left.try_next().await.unwrap().unwrap();
+    drop(left);
+    store.close().await.unwrap();
 }
 
 #[tokio::test]
@@ -109,6 +137,11 @@ async fn questions_go_by_an_index() {
             "SELECT e.payload FROM events AS e CROSS JOIN event_streams AS s ON s.id = e.stream_id
              WHERE e.sequence >= 5 ORDER BY e.sequence LIMIT 10",
             "SEARCH e USING INTEGER PRIMARY KEY (rowid>?)",
+        ),
+        (
+            "SELECT group_concat(e.payload) FROM events AS e NOT INDEXED
+             WHERE sequence BETWEEN 5 AND 10",
+            "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         ),
         (
             "SELECT e.event_id FROM json_each('[1]') AS chosen CROSS JOIN events AS e

@@ -51,8 +51,12 @@ fn main() -> ExitCode {
         trial("full_loses_no_history", || {
             full_loses_nothing("full_loses_no_history", Part::History)
         }),
+        trial("full_loses_no_events", || full_loses_nothing("full_loses_no_events", Part::Events)),
         trial("full_loses_no_jobs", || full_loses_nothing("full_loses_no_jobs", Part::Jobs)),
-        trial("normal_loses_what_was_not_synced", normal_loses_what_was_not_synced),
+        trial("normal_loses_what_was_not_synced", || {
+            normal_loses("normal_loses_what_was_not_synced", Part::Metrics)
+        }),
+        trial("normal_loses_events", || normal_loses("normal_loses_events", Part::Events)),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -67,9 +71,8 @@ fn full_loses_nothing(name: &str, part: Part) -> CaseResult {
 }
 
 /// The negative control: a test that cannot fail proves nothing.
-fn normal_loses_what_was_not_synced() -> CaseResult {
-    let name = "normal_loses_what_was_not_synced";
-    let report = cut(name, Part::Metrics, Synchronous::Normal, Losses::Stop, 30)?;
+fn normal_loses(name: &str, part: Part) -> CaseResult {
+    let report = cut(name, part, Synchronous::Normal, Losses::Stop, 30)?;
     match report.lost {
         0 => Err(Failure::new(format!("nothing lost in {} cuts", report.cuts))),
         _ => Ok(()),

@@ -109,6 +109,12 @@ pub trait EventStore: Send + Sync {
     /// as its one event.
     async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>>;
 
+    /// Whether such a [`read`](Self::read), once polled, goes on by itself, and holds nothing that
+    /// other calls wait for while nobody polls it. Streams of events then read one page ahead.
+    fn reads_ahead(&self, _query: &EventQuery) -> bool {
+        false
+    }
+
     /// Returns where the log begins and ends.
     ///
     /// # Cost
@@ -206,6 +212,9 @@ macro_rules! forward_to_inner {
             }
             async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
                 (**self).read(query).await
+            }
+            fn reads_ahead(&self, query: &EventQuery) -> bool {
+                (**self).reads_ahead(query)
             }
             async fn extent(&self) -> Result<LogExtent> {
                 (**self).extent().await

@@ -1,13 +1,14 @@
 //! Comforts over [`EventStore`], for every backend: typed events, replay and subscription as
 //! streams, projections.
 
-use std::collections::VecDeque;
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_core::Stream;
-use futures_util::{StreamExt, stream};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -19,6 +20,12 @@ use crate::metrics::Matcher;
 
 /// Events that are asked for at a time.
 const PAGE_EVENTS: usize = 8192;
+
+/// So many events of a page make it likely that there is another one, which may be read ahead.
+const AHEAD_EVENTS: usize = 256;
+
+/// A page that is read ahead is looked at once in so many events.
+const LOOK_EVERY: usize = 64;
 
 /// Events one after the other. It ends after an error.
 pub type EventStream<'a> = Pin<Box<dyn Stream<Item = Result<StoredEvent>> + Send + 'a>>;
@@ -113,9 +120,10 @@ pub trait EventStoreExt: EventStore {
     }
 
     /// Streams the events that `query` chooses, by sequence number, page by page: memory stays
-    /// bounded however long the log is, and no limit applies but that of the query. What is appended
-    /// meanwhile comes too, unless the end was reached before; what is pruned before it was read
-    /// does not come. Ends after the first error.
+    /// bounded however long the log is, to two pages where a backend reads the next one while the
+    /// events of one are taken ([`EventStore::reads_ahead`]), else to one; no limit applies but
+    /// that of the query. What is appended meanwhile comes too, unless the end was reached before;
+    /// what is pruned before it was read does not come. Ends after the first error.
     fn replay(&self, query: EventQuery) -> EventStream<'_>
     where
         Self: Sized,
@@ -205,46 +213,126 @@ pub trait EventStoreExt: EventStore {
 
 impl<E: EventStore + ?Sized> EventStoreExt for E {}
 
-/// Where a stream of events stands.
-struct Position {
-    query: EventQuery,
-    left: usize,
-    page: VecDeque<StoredEvent>,
-    is_over: bool,
-}
-
 /// Streams what `query` chooses, page by page; behind the end it is over, or waits for more.
 fn pages(events: &dyn EventStore, query: EventQuery, waits: bool) -> EventStream<'_> {
-    let left = query.limit;
-    let start = Position { query, left, page: VecDeque::new(), is_over: false };
-    Box::pin(stream::unfold(start, move |mut position| async move {
-        if position.page.is_empty() {
-            if position.is_over || position.left == 0 {
-                return None;
+    let page = Vec::new().into_iter();
+    Box::pin(Pages { events, query, waits, page, next: Next::Nothing })
+}
+
+/// Events of a page, and the next page, where a backend reads it ahead.
+struct Pages<'a> {
+    events: &'a dyn EventStore,
+    /// What comes behind this page, with what is left of the limit.
+    query: EventQuery,
+    waits: bool,
+    page: std::vec::IntoIter<StoredEvent>,
+    next: Next<'a>,
+}
+
+type Page = Result<Vec<StoredEvent>>;
+
+/// The next page.
+enum Next<'a> {
+    /// Nobody has asked for it.
+    Nothing,
+    /// Asked for because this page is at its end.
+    Due(BoxFuture<'a, Page>),
+    /// Asked for ahead: that it is empty does not say that it will be when it is due.
+    Ahead(BoxFuture<'a, Page>),
+    /// Read ahead.
+    Read(Page),
+    /// The end, or an error, was returned.
+    Over,
+}
+
+impl Pages<'_> {
+    /// Lets a page that is asked for ahead come in.
+    fn look_ahead(&mut self, context: &mut Context<'_>) {
+        if let Next::Ahead(reading) = &mut self.next
+            && let Poll::Ready(page) = reading.as_mut().poll(context)
+        {
+            self.next = Next::Read(page);
+        }
+    }
+
+    /// Takes a page, and has the next one read ahead if this one is not the last for certain.
+    fn take(&mut self, page: Vec<StoredEvent>, context: &mut Context<'_>) {
+        self.query.from = page.last().map_or(self.query.from, |last| last.sequence + 1);
+        self.query.limit = self.query.limit.saturating_sub(page.len());
+        let query = page_of(&self.query);
+        if page.len() >= AHEAD_EVENTS && query.limit > 0 && self.events.reads_ahead(&query) {
+            let events = self.events;
+            self.next = Next::Ahead(Box::pin(async move { events.read(&query).await }));
+            self.look_ahead(context);
+        }
+        self.page = page.into_iter();
+    }
+
+    /// Waits for the next page; nothing if there is none.
+    fn poll_page(&mut self, context: &mut Context<'_>) -> Poll<Option<Page>> {
+        loop {
+            match std::mem::replace(&mut self.next, Next::Over) {
+                Next::Over => return Poll::Ready(None),
+                Next::Nothing if self.query.limit == 0 => return Poll::Ready(None),
+                Next::Nothing => {
+                    let (events, query, waits) = (self.events, page_of(&self.query), self.waits);
+                    let reading = async move { next_page(events, &query, waits).await };
+                    self.next = Next::Due(Box::pin(reading));
+                }
+                Next::Read(Ok(page)) if page.is_empty() => self.next = Next::Nothing,
+                Next::Read(page) => return Poll::Ready(Some(page)),
+                Next::Ahead(mut reading) => match reading.as_mut().poll(context) {
+                    Poll::Ready(page) => self.next = Next::Read(page),
+                    Poll::Pending => {
+                        self.next = Next::Ahead(reading);
+                        return Poll::Pending;
+                    }
+                },
+                Next::Due(mut reading) => match reading.as_mut().poll(context) {
+                    Poll::Ready(Ok(page)) if page.is_empty() => return Poll::Ready(None),
+                    Poll::Ready(page) => return Poll::Ready(Some(page)),
+                    Poll::Pending => {
+                        self.next = Next::Due(reading);
+                        return Poll::Pending;
+                    }
+                },
             }
-            match next_page(events, &position, waits).await {
-                Ok(page) => position.page = page.into(),
-                Err(error) => {
-                    position.is_over = true;
-                    return Some((Err(error), position));
+        }
+    }
+}
+
+impl Stream for Pages<'_> {
+    type Item = Result<StoredEvent>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        loop {
+            if let Some(event) = this.page.next() {
+                if this.page.len().is_multiple_of(LOOK_EVERY) {
+                    this.look_ahead(context);
+                }
+                return Poll::Ready(Some(Ok(event)));
+            }
+            match ready!(this.poll_page(context)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(page)) => {
+                    this.next = Next::Nothing;
+                    this.take(page, context);
                 }
             }
         }
-        let event = position.page.pop_front()?;
-        position.query.from = event.sequence + 1;
-        position.left -= 1;
-        Some((Ok(event), position))
-    }))
+    }
 }
 
-async fn next_page(
-    events: &dyn EventStore,
-    position: &Position,
-    waits: bool,
-) -> Result<Vec<StoredEvent>> {
-    let query = position.query.clone().limit(position.left.min(PAGE_EVENTS));
+/// The part of a query that one page answers.
+fn page_of(query: &EventQuery) -> EventQuery {
+    query.clone().limit(query.limit.min(PAGE_EVENTS))
+}
+
+async fn next_page(events: &dyn EventStore, query: &EventQuery, waits: bool) -> Page {
     loop {
-        let page = events.read(&query).await?;
+        let page = events.read(query).await?;
         if !page.is_empty() || !waits {
             return Ok(page);
         }
@@ -261,9 +349,12 @@ fn parsed<T: DeserializeOwned>(event: StoredEvent) -> Result<ParsedEvent<T>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ErrorKind, InMemory};
+    use crate::events::{ProjectionInfo, ProjectionStep, Row};
+    use crate::memory::InMemoryEvents;
+    use crate::{ErrorKind, InMemory, LogExtent, StreamInfo};
     use futures_util::TryStreamExt;
     use serde_json::json;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn event(n: u64) -> NewEvent {
         NewEvent::new(format!("s{}", n % 3), "Counted", json!({ "n": n }))
@@ -280,6 +371,104 @@ mod tests {
         let replayed: Vec<_> = events.replay(some).try_collect().await.unwrap();
         assert_eq!(replayed.len(), (all.len() - 5000).div_ceil(3).min(1500));
         assert!(replayed.iter().all(|event| event.stream == "s1" && event.sequence >= 5000));
+    }
+
+    /// A store that reads ahead, and counts how often it is asked.
+    struct Ahead(InMemoryEvents, AtomicUsize);
+
+    impl Ahead {
+        async fn filled(store: &InMemory, count: u64) -> Self {
+            let all: Vec<_> = (1..=count).map(event).collect();
+            store.events().append_all(&all).await.unwrap();
+            Self(store.events(), AtomicUsize::new(0))
+        }
+    }
+
+    #[async_trait]
+    impl EventStore for Ahead {
+        async fn append(
+            &self,
+            events: &[NewEvent],
+            expected: &[Expectation],
+        ) -> Result<Vec<StoredEvent>> {
+            self.0.append(events, expected).await
+        }
+        async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            self.0.read(query).await
+        }
+        fn reads_ahead(&self, query: &EventQuery) -> bool {
+            query.limit >= 10
+        }
+        async fn extent(&self) -> Result<LogExtent> {
+            self.0.extent().await
+        }
+        async fn streams(&self, streams: &Matcher) -> Result<Vec<StreamInfo>> {
+            self.0.streams(streams).await
+        }
+        async fn wait_for(&self, sequence: u64) -> Result<()> {
+            self.0.wait_for(sequence).await
+        }
+        async fn project(&self, step: &ProjectionStep) -> Result<()> {
+            self.0.project(step).await
+        }
+        async fn projections(&self) -> Result<Vec<ProjectionInfo>> {
+            self.0.projections().await
+        }
+        async fn rows(&self, projection: &str, table: &str, keys: &Matcher) -> Result<Vec<Row>> {
+            self.0.rows(projection, table, keys).await
+        }
+        async fn forget_projection(&self, projection: &str) -> Result<bool> {
+            self.0.forget_projection(projection).await
+        }
+        async fn prune_before(&self, sequence: u64) -> Result<u64> {
+            self.0.prune_before(sequence).await
+        }
+    }
+
+    #[tokio::test]
+    async fn one_page_is_read_ahead_and_an_empty_one_is_read_again() {
+        let page = PAGE_EVENTS as u64;
+        let store = InMemory::new();
+        let (events, ahead) = (store.events(), Ahead::filled(&store, 2 * page).await);
+        let reads = || ahead.1.load(Ordering::Relaxed);
+        let mut log = ahead.replay_all();
+        for sequence in 1..=page {
+            assert_eq!(log.try_next().await.unwrap().unwrap().sequence, sequence);
+            assert_eq!(reads(), 2, "one more than is taken, not two");
+        }
+        for sequence in page + 1..=2 * page {
+            assert_eq!(log.try_next().await.unwrap().unwrap().sequence, sequence);
+        }
+        assert_eq!(reads(), 3, "there was nothing");
+        events.append_all(&[event(0)]).await.unwrap();
+        let last = log.try_next().await.unwrap().unwrap();
+        assert_eq!(last.sequence, 2 * page + 1, "appended before the end was reached");
+        assert!(log.try_next().await.unwrap().is_none() && log.try_next().await.unwrap().is_none());
+        let some: Vec<_> =
+            ahead.replay(EventQuery::from(3).limit(page as usize + 5)).collect().await;
+        assert_eq!(some.len() as u64, page + 5, "the limit holds over pages");
+        let mut live = ahead.subscribe(page);
+        for sequence in page..=2 * page + 1 {
+            assert_eq!(live.try_next().await.unwrap().unwrap().sequence, sequence);
+        }
+        let append = async { events.append_all(&[event(0)]).await };
+        let (next, _) = tokio::join!(live.try_next(), append);
+        assert_eq!(next.unwrap().unwrap().sequence, 2 * page + 2);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_comes_before_an_error() {
+        let (store, all) = (InMemory::new(), PAGE_EVENTS as u64 + 10);
+        let ahead = Ahead::filled(&store, all).await;
+        let mut log = ahead.replay_all();
+        assert_eq!(log.try_next().await.unwrap().unwrap().sequence, 1);
+        crate::StorageBackend::close(&store).await.unwrap();
+        for sequence in 2..=all {
+            assert_eq!(log.try_next().await.unwrap().unwrap().sequence, sequence);
+        }
+        assert_eq!(log.try_next().await.unwrap_err().kind(), ErrorKind::Closed);
+        assert!(log.try_next().await.unwrap().is_none());
     }
 
     #[tokio::test]

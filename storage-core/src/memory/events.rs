@@ -148,6 +148,10 @@ impl EventStore for InMemoryEvents {
         Ok(state.from(query.from).filter(is_of).take(query.limit).cloned().collect())
     }
 
+    fn reads_ahead(&self, _query: &EventQuery) -> bool {
+        false
+    }
+
     async fn extent(&self) -> Result<LogExtent> {
         Ok(self.read_state("extent")?.extent())
     }

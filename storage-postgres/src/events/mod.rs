@@ -100,6 +100,10 @@ impl EventStore for PostgresEvents {
         found.await.map_err(|error| named(error, "read"))
     }
 
+    fn reads_ahead(&self, _query: &EventQuery) -> bool {
+        false
+    }
+
     async fn extent(&self) -> Result<LogExtent> {
         let found = async {
             self.store.check_events()?;

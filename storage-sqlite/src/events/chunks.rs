@@ -1,110 +1,152 @@
 //! Reads many events at once: a chunk of the log as one row.
 //!
-//! The driver takes as long for a row as SQLite takes to read ten. So SQLite joins the columns of a
-//! chunk into texts, which are cut apart here; while one chunk is cut, the next is read. What
-//! does not fit (large payloads, damage) is left to the reading of rows, one by one.
+//! The driver takes as long for a row as SQLite takes to read several. So SQLite joins the events of
+//! a chunk into one text, which is cut apart here. Tasks of their own do that, several chunks at a
+//! time, so that a page is being read whether its caller looks or not. What does not fit (many large
+//! payloads, damage) is left to the reading of rows, one by one.
 
-use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
-use futures_util::{StreamExt, stream};
+use futures_util::TryStreamExt;
+use rustc_hash::FxHashMap;
 use sqlx::Row;
-use sqlx::sqlite::SqliteRow;
 use storage_core::metrics::time::from_ms;
-use storage_core::{Error, ErrorKind, Result, StoredEvent};
+use storage_core::{Result, StoredEvent};
+use tokio::task::JoinSet;
 
 use crate::error::from_sqlx;
+use crate::maintenance::panicked;
 use crate::read::json_of;
 use crate::store::Store;
 
 /// Events of a chunk, and the most that a page is made of.
-const CHUNK_EVENTS: usize = 1024;
-const PAGE_CHUNKS: usize = 8;
+const CHUNK_EVENTS: i64 = 1024;
+const PAGE_CHUNKS: i64 = 8;
 
-/// The most bytes of payloads of a chunk.
-const CHUNK_BYTES: i64 = 1 << 20;
+/// Payloads with more bytes are not joined to a chunk but read alone, and so many bytes of them at
+/// most.
+const PAYLOAD_BYTES: i64 = 1024;
+const LARGE_BYTES: usize = 1 << 20;
 
-/// Chunks that are read at once.
+/// Tasks that read the chunks of a page.
 const READ_AT_ONCE: usize = 2;
 
-/// Looks at the lengths of payloads, not at what they hold.
-const SIZE: &str = "
-    SELECT coalesce(sum(octet_length(payload)), 0)
-    FROM (SELECT payload FROM events WHERE sequence >= ?1 ORDER BY sequence LIMIT ?2)";
+/// The first event from a number on, and the last of the log.
+const BOUNDS: &str = "
+    SELECT (SELECT min(sequence) FROM events WHERE sequence >= ?1), (SELECT max(sequence) FROM events)";
 
-/// No name and no JSON text holds a NUL, so that texts can be cut apart again.
+/// The events of a range, by number, as they are read along the table. No name and no JSON text
+/// holds a NUL, so that the text can be cut apart again.
 const CHUNK: &str = "
-    SELECT count(*), coalesce(min(sequence), 0), coalesce(max(sequence), 0),
-           coalesce(group_concat(stream_id, ' '), ''), coalesce(group_concat(version, ' '), ''),
-           coalesce(group_concat(stored_at, ' '), ''),
-           coalesce(group_concat(coalesce(event_id, ''), char(0)), ''),
-           coalesce(group_concat(event_type, char(0)), ''),
-           coalesce(group_concat(payload, char(0)), '')
-    FROM (SELECT * FROM events WHERE sequence >= ?1 ORDER BY sequence LIMIT ?2)";
+    SELECT group_concat(
+        stream_id || ?3 || version || ?3 || stored_at || ?3 || coalesce(event_id, '') || ?3
+        || event_type || ?3 || iif(octet_length(payload) > ?4, '', payload), ?3)
+    FROM events NOT INDEXED WHERE sequence BETWEEN ?1 AND ?2";
+
+const LARGE: &str = "
+    SELECT sequence, payload FROM events NOT INDEXED
+    WHERE sequence BETWEEN ?1 AND ?2 AND octet_length(payload) > ?3";
+
+/// A chunk, or nothing if it must be read row by row.
+type Chunk = Option<Vec<StoredEvent>>;
 
 impl Store {
     /// A page of the log from `from` on, or nothing if it must be read row by row.
-    pub(super) async fn read_chunks(
-        &self,
-        from: i64,
-        limit: usize,
-    ) -> Result<Option<Vec<StoredEvent>>> {
-        let Some(mut page) = self.read_chunk(from, limit.min(CHUNK_EVENTS)).await? else {
-            return Ok(None);
-        };
-        let Some(next) = page.last().filter(|_| page.len() == CHUNK_EVENTS) else {
-            return Ok(Some(page));
-        };
-        let next = next.sequence.cast_signed() + 1;
-        let lens = (1..PAGE_CHUNKS).map(|chunk| limit.saturating_sub(chunk * CHUNK_EVENTS));
-        let lens = lens.map(|len| len.min(CHUNK_EVENTS)).take_while(|len| *len > 0);
-        let starts = (next..).step_by(CHUNK_EVENTS);
-        let reads = starts.zip(lens).map(|(start, len)| async move {
-            Ok::<_, Error>((start, len, self.read_chunk(start, len).await?))
-        });
-        let mut chunks = stream::iter(reads).buffered(READ_AT_ONCE);
-        while let Some(chunk) = chunks.next().await {
-            let (start, len, Some(chunk)) = chunk? else { break };
-            // Chunks are read one after the other: what was pruned or appended in between may have
-            // left a gap in front of this one, or behind it.
-            if chunk.first().is_none_or(|first| first.sequence != start.cast_unsigned()) {
-                break;
-            }
-            let is_full = chunk.len() == len;
-            page.extend(chunk);
-            if !is_full {
-                break;
-            }
+    pub(super) async fn read_chunks(self: &Arc<Self>, from: i64, limit: usize) -> Result<Chunk> {
+        let Some((first, last)) = self.bounds(from).await? else { return Ok(Some(Vec::new())) };
+        let len = i64::try_from(limit).unwrap_or(i64::MAX);
+        let len = len.min(PAGE_CHUNKS * CHUNK_EVENTS).min(last + 1 - first);
+        let end = first + len;
+        let starts: Vec<i64> = (first..end).step_by(CHUNK_EVENTS as usize).collect();
+        let mut tasks = JoinSet::new();
+        for lane in 0..READ_AT_ONCE.min(starts.len()) {
+            let starts: Vec<i64> = starts[lane..].iter().copied().step_by(READ_AT_ONCE).collect();
+            let store = Arc::clone(self);
+            let read = async move { (lane, store.read_lane(&starts, end).await) };
+            tasks.spawn_on(read, &self.runtime);
         }
-        Ok(Some(page))
+        let mut lanes: [_; READ_AT_ONCE] = std::array::from_fn(|_| Vec::new().into_iter());
+        while let Some(done) = tasks.join_next().await {
+            let (lane, chunks) = done.map_err(panicked)?;
+            lanes[lane] = chunks?.into_iter();
+        }
+        let mut page = Vec::with_capacity(len as usize);
+        for nth in 0..starts.len() {
+            // Chunks are read one after the other: what was pruned meanwhile is missing.
+            let Some(chunk) = lanes[nth % READ_AT_ONCE].next() else { break };
+            page.extend(chunk);
+        }
+        Ok((!page.is_empty()).then_some(page))
     }
 
-    async fn read_chunk(&self, from: i64, len: usize) -> Result<Option<Vec<StoredEvent>>> {
-        let mut connection = self.readers.acquire().await.map_err(from_sqlx)?;
-        let size: i64 = sqlx::query(SIZE)
-            .bind(from)
-            .bind(len as i64)
-            .fetch_one(&mut *connection)
-            .await
-            .and_then(|row| row.try_get(0))
-            .map_err(from_sqlx)?;
-        if size > CHUNK_BYTES {
-            return Ok(None);
+    /// The chunks that begin here, up to the first that must be read row by row.
+    async fn read_lane(&self, starts: &[i64], end: i64) -> Result<Vec<Vec<StoredEvent>>> {
+        let mut chunks = Vec::with_capacity(starts.len());
+        for start in starts {
+            let Some(chunk) = self.read_chunk(*start, end.min(start + CHUNK_EVENTS)).await? else {
+                break;
+            };
+            chunks.push(chunk);
         }
-        let row = sqlx::query(CHUNK).bind(from).bind(len as i64).fetch_one(&mut *connection).await;
-        drop(connection);
+        Ok(chunks)
+    }
+
+    /// The first event from `from` on, and the last of the log, if there is one.
+    async fn bounds(&self, from: i64) -> Result<Option<(i64, i64)>> {
+        let row = sqlx::query(BOUNDS).bind(from).fetch_one(&self.readers).await;
         let row = row.map_err(from_sqlx)?;
-        let Some(columns) = Columns::of(&row)? else { return Ok(None) };
-        let names = self.names_of_streams(&columns.streams).await?;
-        Ok(columns.events(&names))
+        let number = |index| row.try_get::<Option<i64>, _>(index).map_err(from_sqlx);
+        Ok(number(0)?.zip(number(1)?))
+    }
+
+    /// The events from `start` to `end`, without that, or nothing if they do not fit or are not all
+    /// there.
+    async fn read_chunk(&self, start: i64, end: i64) -> Result<Chunk> {
+        let row = sqlx::query(CHUNK)
+            .bind(start)
+            .bind(end - 1)
+            .bind("\0")
+            .bind(PAYLOAD_BYTES)
+            .fetch_one(&self.readers)
+            .await
+            .map_err(from_sqlx)?;
+        let text: Option<&str> = row.try_get(0).map_err(from_sqlx)?;
+        let Some(rows) = cut(text.unwrap_or_default(), (end - start) as usize) else {
+            return Ok(None);
+        };
+        let large = match rows.iter().any(|row| row.payload.is_empty()) {
+            true => self.read_large(start, end).await?,
+            false => Some(FxHashMap::default()),
+        };
+        let Some(large) = large else { return Ok(None) };
+        let names = self.names_of_streams(&rows).await?;
+        Ok(events(start, &rows, &names, &large))
+    }
+
+    /// The large payloads of a chunk by their numbers, or nothing if there are too many.
+    async fn read_large(&self, start: i64, end: i64) -> Result<Option<FxHashMap<i64, String>>> {
+        let statement = sqlx::query(LARGE).bind(start).bind(end - 1).bind(PAYLOAD_BYTES);
+        let mut rows = statement.fetch(&self.readers);
+        let (mut large, mut bytes) = (FxHashMap::default(), 0);
+        while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
+            let payload: String = row.try_get(1).map_err(from_sqlx)?;
+            bytes += payload.len();
+            if bytes > LARGE_BYTES {
+                return Ok(None);
+            }
+            large.insert(row.try_get(0).map_err(from_sqlx)?, payload);
+        }
+        Ok(Some(large))
     }
 
     /// The names of these streams, by id.
-    async fn names_of_streams(&self, ids: &[i64]) -> Result<HashMap<i64, Arc<str>>> {
-        let mut unknown: Vec<i64> = ids.to_vec();
+    async fn names_of_streams(&self, rows: &[Cut<'_>]) -> Result<FxHashMap<i64, Arc<str>>> {
+        let mut unknown: Vec<i64> = rows.iter().map(|row| row.stream).collect();
+        // They mostly come in runs.
+        unknown.dedup();
         unknown.sort_unstable();
         unknown.dedup();
-        let mut names = HashMap::with_capacity(unknown.len());
+        let mut names = FxHashMap::default();
         {
             let known = self.stream_names.read().unwrap_or_else(PoisonError::into_inner);
             names.extend(unknown.iter().filter_map(|id| Some((*id, Arc::clone(known.get(id)?)))));
@@ -132,67 +174,73 @@ impl Store {
     }
 }
 
-/// The columns of a chunk, of one length.
-struct Columns<'a> {
-    first: u64,
-    streams: Vec<i64>,
-    versions: Vec<i64>,
-    times: Vec<i64>,
-    ids: Vec<&'a str>,
-    types: Vec<&'a str>,
-    payloads: Vec<&'a str>,
+/// An event as it is cut out of the text of a chunk.
+struct Cut<'a> {
+    stream: i64,
+    version: i64,
+    ms: i64,
+    event_id: &'a str,
+    event_type: &'a str,
+    /// Empty, which no JSON is, if it is too large.
+    payload: &'a str,
 }
 
-impl<'a> Columns<'a> {
-    /// Cuts a row apart; nothing if it does not fit together.
-    fn of(row: &'a SqliteRow) -> Result<Option<Self>> {
-        let number = |index| row.try_get::<i64, _>(index).map_err(from_sqlx);
-        let (count, first, last) = (number(0)?, number(1)?, number(2)?);
-        let len = usize::try_from(count).unwrap_or_default();
-        let columns = Self {
-            first: first.cast_unsigned(),
-            streams: numbers(row, 3)?,
-            versions: numbers(row, 4)?,
-            times: numbers(row, 5)?,
-            ids: texts(row, 6, len)?,
-            types: texts(row, 7, len)?,
-            payloads: texts(row, 8, len)?,
-        };
-        let Self { streams, versions, times, ids, types, payloads, .. } = &columns;
-        let lens =
-            [streams.len(), versions.len(), times.len(), ids.len(), types.len(), payloads.len()];
-        let fits = lens.iter().all(|found| *found == len) && last - first == (count - 1).max(0);
-        Ok(fits.then_some(columns))
+/// Cuts a chunk of so many events apart; nothing if it does not fit together.
+fn cut(text: &str, len: usize) -> Option<Vec<Cut<'_>>> {
+    let mut words = text.split('\0');
+    let mut rows = Vec::with_capacity(len);
+    for _ in 0..len {
+        rows.push(Cut {
+            stream: words.next()?.parse().ok()?,
+            version: words.next()?.parse().ok()?,
+            ms: words.next()?.parse().ok()?,
+            event_id: words.next()?,
+            event_type: words.next()?,
+            payload: words.next()?,
+        });
     }
-
-    /// Nothing if something is damaged.
-    fn events(&self, names: &HashMap<i64, Arc<str>>) -> Option<Vec<StoredEvent>> {
-        let event = |index: usize| {
-            let event_id = Some(self.ids[index]).filter(|id| !id.is_empty());
-            Some(StoredEvent {
-                sequence: self.first + index as u64,
-                stream: names.get(&self.streams[index])?.to_string(),
-                version: self.versions[index].cast_unsigned(),
-                event_id: event_id.map(str::to_owned),
-                event_type: self.types[index].to_owned(),
-                stored_at: from_ms(self.times[index]),
-                payload: serde_json::from_str(self.payloads[index]).ok()?,
-            })
-        };
-        (0..self.streams.len()).map(event).collect()
-    }
+    words.next().is_none().then_some(rows)
 }
 
-fn numbers(row: &SqliteRow, index: usize) -> Result<Vec<i64>> {
-    let text: &str = row.try_get(index).map_err(from_sqlx)?;
-    let number = |word: &str| {
-        word.parse().map_err(|_| Error::new(ErrorKind::Corrupt, "an event has a text for a number"))
+/// The events of a chunk; nothing if something is damaged.
+fn events(
+    start: i64,
+    rows: &[Cut<'_>],
+    names: &FxHashMap<i64, Arc<str>>,
+    large: &FxHashMap<i64, String>,
+) -> Chunk {
+    let event = |(sequence, row): (i64, &Cut<'_>)| {
+        let payload = match row.payload {
+            "" => large.get(&sequence)?,
+            payload => payload,
+        };
+        Some(StoredEvent {
+            sequence: sequence.cast_unsigned(),
+            stream: names.get(&row.stream)?.as_ref().to_owned(),
+            version: row.version.cast_unsigned(),
+            event_id: Some(row.event_id).filter(|id| !id.is_empty()).map(str::to_owned),
+            event_type: row.event_type.to_owned(),
+            stored_at: from_ms(row.ms),
+            payload: serde_json::from_str(payload).ok()?,
+        })
     };
-    text.split_ascii_whitespace().map(number).collect()
+    (start..).zip(rows).map(event).collect()
 }
 
-/// Texts with a NUL between two: of none and of one empty text they are the same.
-fn texts(row: &SqliteRow, index: usize, len: usize) -> Result<Vec<&str>> {
-    let text: &str = row.try_get(index).map_err(from_sqlx)?;
-    Ok(if len == 0 { Vec::new() } else { text.split('\0').collect() })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_fits_is_cut() {
+        let text = "7\x001\x00-5\x00\x00T\x00{}\x007\x002\x000\x00id\x00a b\x00";
+        let rows = cut(text, 2).unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.stream, row.version, row.ms)).collect();
+        assert_eq!(found, [(7, 1, -5), (7, 2, 0)]);
+        let texts: Vec<_> =
+            rows.iter().map(|row| (row.event_id, row.event_type, row.payload)).collect();
+        assert_eq!(texts, [("", "T", "{}"), ("id", "a b", "")]);
+        let bad = [("", 1), (text, 1), (text, 3), ("7\x00x\x000\x00\x00T\x001", 1)];
+        assert!(bad.iter().all(|(text, len)| cut(text, *len).is_none()));
+    }
 }

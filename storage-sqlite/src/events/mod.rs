@@ -21,10 +21,11 @@ use storage_core::{
     EventQuery, EventStore, Expectation, LogExtent, Matcher, NewEvent, ProjectionInfo,
     ProjectionStep, Result, StoredEvent, StreamInfo,
 };
+use tokio::task::JoinSet;
 
 use crate::backend::named;
 use crate::commit::{Committer, Work};
-use crate::maintenance::upkeep;
+use crate::maintenance::{panicked, upkeep};
 use crate::store::Store;
 
 /// How often a wait looks for events of other handles and processes.
@@ -77,6 +78,18 @@ impl SqliteEvents {
         Ok(stored)
     }
 
+    async fn try_read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
+        self.store.check_open()?;
+        query.validate()?;
+        if query.limit < read::CHUNKS_FROM {
+            return self.store.read_events(query).await;
+        }
+        // In a task of its own: it goes on while nobody polls, and ends when nobody waits any more.
+        let (mut task, store, query) = (JoinSet::new(), Arc::clone(&self.store), query.clone());
+        task.spawn_on(async move { store.read_events(&query).await }, &self.store.runtime);
+        task.join_next().await.unwrap_or(Ok(Ok(Vec::new()))).map_err(panicked)?
+    }
+
     async fn try_wait_for(&self, sequence: u64) -> Result<()> {
         loop {
             // Asked for before looking, so that what is appended in between rings.
@@ -103,12 +116,11 @@ impl EventStore for SqliteEvents {
     }
 
     async fn read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
-        let found = async {
-            self.store.check_open()?;
-            query.validate()?;
-            self.store.read_events(query).await
-        };
-        found.await.map_err(|error| named(error, "read"))
+        self.try_read(query).await.map_err(|error| named(error, "read"))
+    }
+
+    fn reads_ahead(&self, query: &EventQuery) -> bool {
+        query.limit >= read::CHUNKS_FROM
     }
 
     async fn extent(&self) -> Result<LogExtent> {

@@ -1,5 +1,6 @@
 //! Answers questions about the log, each within one snapshot.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
@@ -21,8 +22,8 @@ use crate::store::Store;
 const PAGE_EVENTS: usize = 4096;
 const PAGE_BYTES: usize = 4 << 20;
 
-/// From so many events on they are read in chunks.
-const CHUNKS_FROM: usize = 64;
+/// From so many events on they are read in chunks, by tasks of their own.
+pub(super) const CHUNKS_FROM: usize = 64;
 
 const ALL: &str = "
     SELECT e.sequence, s.name, e.version, e.event_id, e.event_type, e.stored_at, e.payload
@@ -43,7 +44,10 @@ const BY_IDS: &str = "
 
 impl Store {
     /// A page of events.
-    pub(super) async fn read_events(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
+    pub(super) async fn read_events(
+        self: &Arc<Self>,
+        query: &EventQuery,
+    ) -> Result<Vec<StoredEvent>> {
         let Ok(from) = i64::try_from(query.from) else { return Ok(Vec::new()) };
         if query.limit == 0 || !self.finds_events().await? {
             return Ok(Vec::new());
