@@ -44,7 +44,7 @@ use storage_core::{Error, ErrorKind, Result, StorageBackend};
 
 use self::upkeep::{Kept, Upkeep};
 use crate::cases::{self, Case, Layout};
-use crate::harness::{Fixture, Store};
+use crate::harness::{CASE_TIME_MAX, Fixture, Store};
 
 /// How one store is made of several.
 #[async_trait]
@@ -90,7 +90,7 @@ impl<C: Composition> Composed<C> {
         Self { name, composition, bottoms, themes: &[], left_out: HashSet::new() }
     }
 
-    /// Runs the cases of these themes alone, such as `write` or `prune`: for stores that are slow to make,
+    /// Runs the cases of these themes alone, such as `write` or `prune`, or of all if none is named: for stores that are slow to make,
     /// where everything is run over the same composition of others.
     #[must_use]
     pub fn only(mut self, themes: &'static [&'static str]) -> Self {
@@ -146,6 +146,10 @@ impl<C: Composition> Fixture for Composed<C> {
             bottom.destroy(&name).await?;
         }
         Ok(())
+    }
+
+    fn case_time_max(&self) -> Duration {
+        self.bottoms.iter().map(|bottom| bottom.case_time_max()).max().unwrap_or(CASE_TIME_MAX)
     }
 
     fn unavailable(&self) -> Option<String> {

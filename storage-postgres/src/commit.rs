@@ -437,16 +437,22 @@ impl Committing {
         }
         let connection = &self.link()?.connection;
         // The generation first: what changes meanwhile gives another one.
-        let row = connection.query_opt("SELECT generation FROM state", &[]).await;
-        let row = row.map_err(from_pg)?.ok_or_else(gone)?;
-        let emptied = connection.query("SELECT id FROM series WHERE emptied", &[]).await;
-        let emptied = emptied.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
-        let partitions = match store.opened.hypertable {
-            true => Partitions::default(),
-            false => partitions::read(connection).await?,
+        let found = query(connection, "SELECT generation FROM state").await?;
+        let generation = last_row(&found).and_then(|row| row.get(0)?.parse().ok());
+        let generation = generation.ok_or_else(gone)?;
+        let emptied = async {
+            let rows = connection.query("SELECT id FROM series WHERE emptied", &[]).await;
+            let ids = rows.and_then(|rows| rows.iter().map(|row| row.try_get(0)).collect());
+            ids.map_err(from_pg)
         };
-        (self.emptied, self.partitions) = (emptied.map_err(from_pg)?, partitions);
-        self.generation = Some(row.try_get(0).map_err(from_pg)?);
+        let partitions = async {
+            match store.opened.hypertable {
+                true => Ok(Partitions::default()),
+                false => partitions::read(connection).await,
+            }
+        };
+        (self.emptied, self.partitions) = tokio::try_join!(emptied, partitions)?;
+        self.generation = Some(generation);
         Ok(())
     }
 
@@ -588,9 +594,10 @@ impl Committing {
 /// Opens the connection that writes.
 async fn link(store: &Store) -> Result<Link> {
     let connection = store.server.connect().await?;
-    let tables = Tables::of(&connection).await?;
-    let copy = connection.prepare(COPY).await.map_err(from_pg)?;
-    let count = connection.prepare(COUNT_DAYS).await.map_err(from_pg)?;
+    let prepare = async |sql| connection.prepare(sql).await.map_err(from_pg);
+    // Sent together: the server answers one after the other.
+    let (tables, copy, count) =
+        tokio::try_join!(Tables::of(&connection), prepare(COPY), prepare(COUNT_DAYS))?;
     Ok(Link {
         connection,
         tables,

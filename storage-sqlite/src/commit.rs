@@ -5,7 +5,6 @@
 //! waiting caller changes nothing: what was handed over is committed whole, what was not is not.
 
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use sqlx::sqlite::SqliteConnection;
 use storage_core::{Error, ErrorKind, Outcome, Result};
@@ -22,10 +21,9 @@ use crate::write::{self, JournalRow};
 /// The most that waits together for one commit, in samples or what costs as much.
 const GROUP_WEIGHT_MAX: usize = 100_000;
 
-/// A commit waits for callers of the last one for this part of what that took, and no longer than
-/// this: little beside the sync of the disk that it may save them.
-const GATHER_PART: u32 = 8;
-const GATHER_TIME_MAX: Duration = Duration::from_millis(1);
+/// How often other tasks get a turn before a commit goes on without them: a fraction of what the
+/// sync of a disk takes.
+const GATHER_MOMENTS: usize = 32;
 
 /// Callers that may wait in the queue before others wait in front of it.
 const QUEUE_LENGTH: usize = 256;
@@ -82,15 +80,12 @@ fn gone(outcome: Outcome) -> Error {
 }
 
 async fn commit_all(store: Weak<Store>, mut jobs: mpsc::Receiver<Job>) {
-    let (mut callers, mut took) = (1, Duration::ZERO);
+    let mut callers = 1;
     while let Some(first) = jobs.recv().await {
-        let wait_max = (took / GATHER_PART).min(GATHER_TIME_MAX);
-        let group = gather(first, &mut jobs, callers, wait_max).await;
+        let group = gather(first, &mut jobs, callers).await;
         callers = group.len();
         let Some(store) = store.upgrade() else { return };
-        let started = Instant::now();
         commit_group(&store, group).await;
-        took = started.elapsed();
         if maintenance::is_seal_due(&store) {
             store.seal_due.notify_one();
         }
@@ -100,25 +95,22 @@ async fn commit_all(store: Weak<Store>, mut jobs: mpsc::Receiver<Job>) {
 /// Takes what waits for the next commit.
 ///
 /// Callers that were answered together come back one by one: where there were several, they get a
-/// moment to do so, else each commit would take the few that were quickest. Who does not come back
-/// is waited for once.
-async fn gather(
-    first: Job,
-    jobs: &mut mpsc::Receiver<Job>,
-    callers_before: usize,
-    wait_max: Duration,
-) -> Vec<Job> {
+/// moment to do so, else each commit would take the few that were quickest.
+async fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, callers_before: usize) -> Vec<Job> {
     let mut weight = first.weight;
     let mut group = vec![first];
-    let started = Instant::now();
+    let mut moments = if callers_before > 1 { GATHER_MOMENTS } else { 0 };
     while weight < GROUP_WEIGHT_MAX {
         match jobs.try_recv() {
             Ok(job) => {
                 weight += job.weight;
                 group.push(job);
             }
-            Err(_) if group.len() >= callers_before || started.elapsed() >= wait_max => break,
-            Err(_) => tokio::task::yield_now().await,
+            Err(_) if moments == 0 || group.len() >= callers_before => break,
+            Err(_) => {
+                moments -= 1;
+                tokio::task::yield_now().await;
+            }
         }
     }
     group

@@ -1,6 +1,7 @@
-//! The contract over what is made of stores, with PostgreSQL, SQLite and Parquet under it: every case over
-//! tiers and over rollups, of the rest what depends on what is under it, each in one layout. Over stores in
-//! memory the suite runs in all of them, in `conformance-tests`.
+//! The contract over what is made of stores, with PostgreSQL, SQLite and Parquet under it: the cases that
+//! depend on what is under it, each in one layout. Over stores in memory the suite runs in all of them, in
+//! `conformance-tests`. With `CONFORMANCE_COMPOSED=all` every case runs over tiers and over rollups, which
+//! takes some ten minutes: `scripts/soak` does so.
 #![cfg_attr(not(all(feature = "sqlite", feature = "postgres", feature = "parquet")), allow(unused))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
 
@@ -107,12 +108,17 @@ fn main() {
     let tiers = || Tiers::new(Archives::OlderHalf);
     let rollups = || Rollups::new(Refreshes::Always, &[HOUR]);
     let mirror = Mirror::new(MirrorPolicy::Require);
+    // No theme in the list stands for all.
+    let whole = std::env::var("CONFORMANCE_COMPOSED").is_ok_and(|wanted| wanted == "all");
+    let of_the_largest = if whole { &[] } else { PART };
     conformance_tests::main_all(vec![
         Composed::new("tiered-postgres-parquet", tiers(), vec![postgres(), parquet(), postgres()])
             .half_compacted()
+            .only(of_the_largest)
             .shared(),
         Composed::new("rolled-postgres", rollups(), vec![postgres(), postgres(), postgres()])
             .half_compacted()
+            .only(of_the_largest)
             .shared(),
         Composed::new("rolled-parquet", rollups(), vec![parquet(), parquet(), parquet()])
             .half_compacted()
