@@ -257,7 +257,8 @@ mod tests {
     #[test]
     fn figures_of_a_bench_replace_its_old_ones_in_the_file() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { quick: false, json: folder.path().join("results.json") };
+        let json = folder.path().join("results.json");
+        let options = Options { quick: false, json, slow_disk: false };
         for (bench, value) in [("load", 1.0), ("year", 0.5), ("load", 9.0)] {
             let mut report = Report::new(bench, &options);
             report.add("", OURS, "aggregate p50", value, "ms");
