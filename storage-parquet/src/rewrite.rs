@@ -476,7 +476,8 @@ impl<'s> Job<'s> {
             })?;
             let (oldest_ms, newest_ms) =
                 before.map_or((i64::MAX, i64::MIN), |total| (total.oldest_ms, total.newest_ms));
-            if count > 0 && oldest_ms < cutoff_ms {
+            let is_cut = count > 0 && oldest_ms < cutoff_ms;
+            if is_cut {
                 unknown.insert(Arc::clone(key));
             }
             let total = Total {
@@ -484,7 +485,9 @@ impl<'s> Job<'s> {
                 oldest_ms: oldest_ms.min(change.oldest_ms),
                 newest_ms: newest_ms.max(change.newest_ms),
             };
-            if before != Some(total) && (count > 0 || before.is_some()) {
+            // Where as many samples were merged as removed all may look the same but for the oldest.
+            let is_changed = is_cut || before != Some(total);
+            if is_changed && (count > 0 || before.is_some()) {
                 totals.insert(Arc::clone(key), total);
             }
         }

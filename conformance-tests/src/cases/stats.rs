@@ -18,6 +18,7 @@ cases! { "stats":
     layouts the_extent_is_in_whole_milliseconds,
     layouts late_samples_move_the_oldest,
     layouts the_extent_shrinks_with_a_prune,
+    once the_extent_shrinks_though_the_number_stays,
     layouts the_newest_can_be_pruned_too,
     layouts the_extent_spans_all_series,
     layouts an_overwrite_leaves_the_extent,
@@ -120,6 +121,17 @@ async fn the_extent_shrinks_with_a_prune(ctx: &Ctx) -> CaseResult {
         ensure_eq!(found.oldest_metric, Some(at(NOON + oldest)), "cut at {cutoff}");
         ensure_eq!(found.newest_metric, Some(at(NOON + 900)), "cut at {cutoff}");
     }
+    Ok(())
+}
+
+/// Also where as many samples came late as a prune removes.
+async fn the_extent_shrinks_though_the_number_stays(ctx: &Ctx) -> CaseResult {
+    ctx.write(&[rec(NOON, 1.0), rec(NOON + 10, 1.0)]).await?;
+    ctx.store().compact().await?;
+    ctx.write(&[rec(NOON + 5, 1.0)]).await?;
+    ensure_eq!(ctx.prune(at(NOON + 1)).await?, 1);
+    let found = stats(ctx).await?;
+    ensure_eq!((found.total_metrics, found.oldest_metric), (2, Some(at(NOON + 5))));
     Ok(())
 }
 
