@@ -26,6 +26,7 @@ pub(crate) use bugs::Bug;
 use metrics::BrokenMetrics;
 
 use crate::mutant_runner::locations::{Locations, forget, one, open_alone};
+use crate::mutant_runner::moment::Pair;
 
 /// The stream of events that use numbers up; no reader sees them.
 const HIDDEN: &str = "\u{1}hidden";
@@ -38,6 +39,7 @@ struct Shared {
     closed: AtomicBool,
     broken: AtomicBool,
     calls: AtomicI64,
+    pair: Pair,
     log: Mutex<Log>,
 }
 

@@ -196,10 +196,7 @@ impl Broken {
             Bug::PrunesOneStep => self.inner.prune_before(sequence.min(log.first + 5000)).await,
             Bug::CountsBeforeRemoving => {
                 let count = sequence.min(log.last + 1).saturating_sub(log.first);
-                // Long enough for the others to count, too, on a machine that is busy.
-                for _ in 0..50 {
-                    pause().await;
-                }
+                self.shared.pair.meet().await;
                 self.inner.prune_before(sequence).await?;
                 Ok(count)
             }

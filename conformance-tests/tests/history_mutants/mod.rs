@@ -23,6 +23,7 @@ pub(crate) use bugs::Bug;
 use metrics::BrokenMetrics;
 
 use crate::mutant_runner::locations::{Locations, forget, one, open_alone};
+use crate::mutant_runner::moment::Pair;
 
 /// What the handles of a location share.
 #[derive(Default)]
@@ -32,6 +33,7 @@ struct Shared {
     closed: AtomicBool,
     broken: AtomicBool,
     calls: AtomicI64,
+    pair: Pair,
     log: Mutex<Log>,
 }
 
