@@ -313,7 +313,8 @@ impl Plan {
     /// Opens the fixture once to see what it can do, and decides.
     pub(crate) fn of(fixture: &Arc<dyn Fixture>) -> Self {
         let name = fixture.name().to_owned();
-        let table: Vec<_> = cases::table().into_iter().filter(|case| fixture.runs(case)).collect();
+        let known = cases::table();
+        let table: Vec<_> = known.iter().copied().filter(|case| fixture.runs(case)).collect();
         let all = |verdict: Verdict| Self {
             fixture_name: name.clone(),
             capabilities: None,
@@ -325,10 +326,8 @@ impl Plan {
                 false => all(Verdict::Skip(reason)),
             };
         }
-        let unknown = fixture
-            .opt_outs()
-            .iter()
-            .find(|(opt, _)| !cases::table().iter().any(|c| c.name == *opt));
+        let unknown =
+            fixture.opt_outs().iter().find(|(opt, _)| !known.iter().any(|c| c.name == *opt));
         if let Some((unknown, _)) = unknown {
             return all(Verdict::Fail(format!("opts out of {unknown}, which no case is called")));
         }

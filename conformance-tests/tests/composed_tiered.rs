@@ -7,10 +7,9 @@ use std::sync::Arc;
 
 use conformance_tests::Fixture;
 use conformance_tests::composed::{Archives, Composed, Tiers};
-use layered::Layered;
+use layered::memory;
 
 fn main() {
-    let memory = || Layered { name: "memory", wrap: |store| Arc::new(store) }.shared();
     let of = |name, archives| -> Arc<dyn Fixture> {
         Composed::new(name, Tiers::new(archives), vec![memory(), memory(), memory()]).shared()
     };

@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use conformance_tests::Fixture;
 use conformance_tests::composed::{Composed, Refreshes, Rollups};
-use layered::Layered;
+use layered::memory;
 use storage_core::pipeline::RollupTier;
 
 fn main() {
-    let memory = |_| Layered { name: "memory", wrap: |store| Arc::new(store) }.shared();
     let of = |name, refreshes| -> Arc<dyn Fixture> {
         let rollups = Rollups::new(refreshes, &RollupTier::DEFAULT_WIDTHS);
-        Composed::new(name, rollups, (0..5).map(memory).collect()).shared()
+        Composed::new(name, rollups, (0..5).map(|_| memory()).collect()).shared()
     };
     conformance_tests::main_all(vec![
         of("rolled", Refreshes::Never),

@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::Fixture;
+use common::{Fixture, ended_within};
 use serde_json::Value;
 
 const MINUTES: i64 = 40 * 24 * 60;
@@ -42,19 +42,6 @@ fn tiers(fixture: &Fixture) -> Tiers {
 
 fn samples(fixture: &Fixture, url: &str) -> u64 {
     fixture.json(&["stats", "--url", url])["samples"].as_u64().unwrap()
-}
-
-/// Waits for a while; whether the child has ended by then.
-fn ends_within(child: &mut Child, time: Duration) -> bool {
-    let deadline = Instant::now() + time;
-    while Instant::now() < deadline {
-        if let Some(status) = child.try_wait().unwrap() {
-            assert!(status.success());
-            return true;
-        }
-        std::thread::yield_now();
-    }
-    false
 }
 
 #[test]
@@ -100,8 +87,9 @@ fn an_archiver_that_is_killed_neither_loses_nor_doubles() {
         assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none());
         std::thread::yield_now();
     }
-    if !ends_within(&mut child, Duration::from_millis(500)) {
-        child.kill().unwrap();
+    match ended_within(&mut child, Duration::from_millis(500)) {
+        Some(status) => assert!(status.success()),
+        None => child.kill().unwrap(),
     }
     child.wait().unwrap();
     assert!(fixture.ok(&["export", "--url", &both]) == all, "changed after the kill");

@@ -6,7 +6,7 @@ mod common;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Fixture, nab_aws};
+use common::{Fixture, ended_within, nab_aws};
 
 fn import(fixture: &Fixture) {
     let files = std::fs::read_dir(nab_aws()).unwrap().map(|entry| entry.unwrap().path());
@@ -67,17 +67,8 @@ fn a_copy_that_is_killed_is_resumed_to_the_same() {
             .spawn()
             .unwrap();
         // The later the kill, the further it gets; some hit the very start.
-        let deadline = Instant::now() + Duration::from_millis(100 * (round % 5) + 20);
-        let ended = loop {
-            if let Some(status) = child.try_wait().unwrap() {
-                break Some(status);
-            }
-            if Instant::now() >= deadline {
-                break None;
-            }
-            std::thread::yield_now();
-        };
-        if let Some(status) = ended {
+        let delay = Duration::from_millis(100 * (round % 5) + 20);
+        if let Some(status) = ended_within(&mut child, delay) {
             assert!(status.success());
             break;
         }

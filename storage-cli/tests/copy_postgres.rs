@@ -8,9 +8,9 @@ mod common;
 mod server;
 
 use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::{Fixture, nab_aws};
+use common::{Fixture, ended_within, nab_aws};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::Value;
 use server::shared_trial;
@@ -75,12 +75,7 @@ impl Stores {
     }
 
     fn psql(&self, sql: &str) -> String {
-        let output = Command::new(server::binaries().join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.server])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        server::psql(&self.server, sql)
     }
 }
 
@@ -130,21 +125,4 @@ fn killed() -> Result<(), Failed> {
     let checked = stores.fixture.json(&["check", "--url", &stores.target()]);
     assert_eq!(checked["status"], Value::from("ok"), "{checked}");
     Ok(())
-}
-
-/// Waits for a while for a child to end.
-fn ended_within(
-    child: &mut std::process::Child,
-    time: Duration,
-) -> Option<std::process::ExitStatus> {
-    let deadline = Instant::now() + time;
-    loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            return Some(status);
-        }
-        if Instant::now() >= deadline {
-            return None;
-        }
-        std::thread::yield_now();
-    }
 }

@@ -6,10 +6,12 @@ mod common;
 
 use std::io::Write;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use common::Fixture;
+use common::{Fixture, until};
 use serde_json::{Value, json};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 const SYNC: [&str; 7] =
     ["jobs", "add", "daily-sync", "--cron", "0 2 * * *", "--pipeline", "sync.yaml"];
@@ -149,15 +151,6 @@ fn bad_input_is_refused_and_makes_no_store() {
     }
 }
 
-/// Polls until `done` says so.
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}: not in time");
-        std::thread::yield_now();
-    }
-}
-
 /// Add a job, kill -9, start: it is there, with what its worker had told.
 #[test]
 fn jobs_survive_a_killed_process() {
@@ -176,7 +169,7 @@ fn jobs_survive_a_killed_process() {
                      "started_at": "2026-01-01T00:00:00Z", "triggered_by": "manual"});
     writeln!(input, "{run}").unwrap();
     input.flush().unwrap();
-    wait_until("the execution", || store.run(&["executions", "show", "r1"]).code == 0);
+    until(PATIENCE, "the execution", || store.run(&["executions", "show", "r1"]).code == 0);
     writer.kill().unwrap();
     writer.wait().unwrap();
     assert_eq!(store.json(&["jobs", "list"]), before);
@@ -196,7 +189,7 @@ fn jobs_survive_a_killed_process() {
         "r2",
     ]);
     let claim = ["jobs", "claim", "--worker", "v", "--execution", "r3"];
-    wait_until("the lease", || store.run(&claim).code == 0);
+    until(PATIENCE, "the lease", || store.run(&claim).code == 0);
     assert_eq!(store.json(&["executions", "show", "r3"])["attempt"], 2);
     assert_eq!(store.json(&["executions", "show", "r2"])["status"], "lost");
 }

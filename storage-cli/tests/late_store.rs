@@ -8,10 +8,10 @@ mod common;
 mod server;
 
 use std::io::Write;
-use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Child, ChildStdin, ExitCode, Stdio};
+use std::time::Duration;
 
-use common::{Fixture, Run};
+use common::{Fixture, Run, terminate, until};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use server::{Server, trial};
@@ -98,12 +98,7 @@ impl Late {
     }
 
     fn psql(&self, sql: &str) {
-        let psql = server::binaries().join("psql");
-        let output = Command::new(psql)
-            .args(["-X", "-q", "-v", "ON_ERROR_STOP=1", "-c", sql, &self.server.url])
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        server::psql(&self.server.url, sql);
     }
 }
 
@@ -115,17 +110,8 @@ fn lines(numbers: std::ops::Range<i64>) -> String {
     numbers.map(of).collect()
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-fn terminate(child: Child, input: ChildStdin) -> Run {
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
+fn ended(child: Child, input: ChildStdin) -> Run {
+    terminate(&child);
     let run = Run::of(child.wait_with_output().unwrap());
     drop(input);
     run
@@ -159,12 +145,12 @@ fn by_way_of_the_spool(late: &mut Late) -> Result<(), Failed> {
     late.server.stop("fast");
     let (child, mut input) = late.start();
     input.write_all(lines(0..5000).as_bytes())?;
-    until("nothing came into the spool", || late.spooled() > 0);
+    until(PATIENCE, "nothing came into the spool", || late.spooled() > 0);
     input.write_all(lines(5000..8000).as_bytes())?;
     late.server.start_again();
     input.write_all(lines(8000..10_000).as_bytes())?;
-    until("not everything was stored", || late.stored() == 10_000);
-    let run = terminate(child, input);
+    until(PATIENCE, "not everything was stored", || late.stored() == 10_000);
+    let run = ended(child, input);
     assert_eq!(run.code, 0, "{run:?}");
     let summary = run.json();
     assert_eq!((&summary["samples_stored"], &summary["samples_lost"]), (&json!(10_000), &json!(0)));
@@ -182,8 +168,8 @@ fn in_memory() -> Result<(), Failed> {
     let (child, mut input) = late.start();
     input.write_all(lines(0..5000).as_bytes())?;
     late.server.start_again();
-    until("not everything was stored", || late.stored() == 5000);
-    let run = terminate(child, input);
+    until(PATIENCE, "not everything was stored", || late.stored() == 5000);
+    let run = ended(child, input);
     assert_eq!((run.code, &run.json()["samples_stored"]), (0, &json!(5000)), "{run:?}");
     assert_all(&late, 5000);
 
@@ -216,7 +202,7 @@ fn refused_later() -> Result<(), Failed> {
     late.server.stop("fast");
     let (child, mut input) = late.start();
     input.write_all(lines(0..5000).as_bytes())?;
-    until("nothing came into the spool", || late.spooled() > 0);
+    until(PATIENCE, "nothing came into the spool", || late.spooled() > 0);
     late.server.start_again();
     let run = Run::of(child.wait_with_output()?);
     assert_eq!(run.code, 1, "{run:?}");

@@ -7,10 +7,10 @@ mod common;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run};
+use common::{Fixture, Run, terminate};
 use serde_json::{Value, json};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,8 +54,7 @@ impl<'a> Listening<'a> {
     }
 
     fn terminate(mut self) -> Run {
-        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
-        assert!(sent.unwrap().success());
+        terminate(&self.child);
         self.stderr.read_to_string(&mut self.said).unwrap();
         let mut run = Run::of(self.child.wait_with_output().unwrap());
         run.stderr = self.said;

@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run};
+use common::{Fixture, Run, terminate};
 use serde_json::{Value, json};
 
 const DAYS: i64 = 16;
@@ -153,8 +153,7 @@ fn run_prunes_behind_rollups() {
         assert!(Instant::now() < deadline, "{} samples are left", fixture.samples());
         assert!(child.try_wait().unwrap().is_none());
     }
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
+    terminate(&child);
     let run = Run::of(child.wait_with_output().unwrap());
     drop(input);
     assert_eq!(run.code, 0, "{run:?}");

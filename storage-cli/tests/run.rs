@@ -5,10 +5,10 @@
 mod common;
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run};
+use common::{Fixture, Run, terminate};
 use serde_json::{Value, json};
 
 /// Writes a configuration for the store of the fixture, with `more` in its section.
@@ -28,11 +28,6 @@ fn lines(numbers: std::ops::Range<i64>) -> String {
     let line =
         |ms| format!("{{\"server_id\":\"a\",\"metric_type\":\"m\",\"ts\":{ms},\"value\":1}}\n");
     numbers.map(|no| line(1_767_225_600_000 + no)).collect()
-}
-
-fn terminate(child: &Child) {
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
 }
 
 fn wait_for_samples(fixture: &Fixture, count: u64) {

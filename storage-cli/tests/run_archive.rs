@@ -5,10 +5,10 @@
 mod common;
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run};
+use common::{Fixture, Run, terminate, until};
 use serde_json::{Value, json};
 
 const DAYS: i64 = 40;
@@ -81,17 +81,8 @@ fn line(ms: i64) -> String {
     format!("{{\"server_id\":\"a\",\"metric_type\":\"m\",\"ts\":{ms},\"value\":{ms}}}\n")
 }
 
-fn until(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::yield_now();
-    }
-}
-
-fn terminate(child: Child) -> Run {
-    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status();
-    assert!(sent.unwrap().success());
+fn ended(child: Child) -> Run {
+    terminate(&child);
     Run::of(child.wait_with_output().unwrap())
 }
 
@@ -105,7 +96,7 @@ fn what_is_old_is_archived_then_removed_and_what_comes_is_stored() {
     let archived = Archived::new(&json!({ "after": "7d" }), &more);
     let before = archived.hot_since(19);
     let mut child = archived.start();
-    until("nothing was archived and removed", || {
+    until(PATIENCE, "nothing was archived and removed", || {
         let in_hot = archived.count(&archived.fixture.url());
         let in_cold = archived.count(&archived.cold());
         // Of each the day in which its age ends, or a part of it, may be there.
@@ -144,10 +135,10 @@ fn a_signal_ends_it_with_the_window_under_way() {
     let mut child = archived.start();
     let mut input = child.stdin.take().unwrap();
     input.write_all(line(archived.now_ms + 1).as_bytes()).unwrap();
-    until("nothing was archived", || {
+    until(PATIENCE, "nothing was archived", || {
         archived.count(&archived.fixture.url()) < SAMPLES - SAMPLES_A_DAY
     });
-    let run = terminate(child);
+    let run = ended(child);
     drop(input);
     assert_eq!(run.code, 0, "{run:?}");
     let moved = run.json()["samples_archived"].as_u64().unwrap();
@@ -174,15 +165,15 @@ fn killed_in_the_middle_it_neither_loses_nor_doubles() {
     );
     let before = archived.hot_since(DAYS);
     let mut child = archived.start();
-    until("nothing was archived", || archived.count(&archived.cold()) > 0);
+    until(PATIENCE, "nothing was archived", || archived.count(&archived.cold()) > 0);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(archived.since(DAYS) == before, "changed after the kill");
     let moved = archived.count(&archived.cold());
     assert!(moved < SAMPLES / 2, "{moved} were moved already");
     let child = archived.start();
-    until("the next one did not go on", || archived.count(&archived.cold()) > moved);
-    let run = terminate(child);
+    until(PATIENCE, "the next one did not go on", || archived.count(&archived.cold()) > moved);
+    let run = ended(child);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(archived.since(DAYS) == before, "changed in the end");
     let (in_hot, in_cold) =

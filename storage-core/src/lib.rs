@@ -47,6 +47,7 @@ pub mod limits;
 pub mod memory;
 pub mod metrics;
 pub mod pipeline;
+mod repeated;
 pub mod store;
 
 pub use capabilities::Capabilities;

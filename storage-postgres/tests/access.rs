@@ -15,6 +15,7 @@ use tokio_postgres::Client;
 #[path = "support/mod.rs"]
 mod support;
 
+use support::block_on;
 use support::server::shared_trial;
 
 fn main() -> ExitCode {
@@ -72,10 +73,6 @@ impl Setting {
 
 fn sample(second: i64) -> MetricRecord {
     MetricRecord::new("a", from_ms(1_767_225_600_000 + second * 1000), "m", 1.0)
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
 async fn refused(options: PostgresOptions) -> ErrorKind {

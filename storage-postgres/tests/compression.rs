@@ -16,6 +16,7 @@ use storage_postgres::{PostgresBackend, Tier};
 #[path = "support/mod.rs"]
 mod support;
 
+use support::block_on;
 use support::server::community_trial;
 
 /// 2026-01-01, long enough ago for the policy, and a day.
@@ -28,10 +29,6 @@ fn main() -> ExitCode {
         community_trial("answers_are_exact_while_chunks_are_compressed", while_compressing),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
 fn fresh_schema() -> String {

@@ -23,10 +23,13 @@ mod support;
 
 use support::proxy::{Proxy, Then};
 use support::server::{Server, shared_trial, trial};
+use support::{block_on, eventually};
 
 /// 2026-01-01, and a day.
 const START_MS: i64 = 1_767_225_600_000;
 const DAY_MS: i64 = 86_400_000;
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     let trials = vec![
@@ -43,10 +46,6 @@ fn main() -> ExitCode {
         trial("a_full_disk_loses_nothing", true, full_disk),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
 /// A store of a schema that nothing has used, removed by [`Fresh::remove`].
@@ -103,14 +102,6 @@ async fn assert_holds(store: &dyn StorageBackend, samples: i64) {
     assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
 }
 
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "{what}: not within 30 s");
-        tokio::task::yield_now().await;
-    }
-}
-
 /// Whoever stores the same sample first makes the COPY wait in the middle; there it is killed.
 fn killed_mid_copy() -> Result<(), Failed> {
     block_on(async {
@@ -131,7 +122,10 @@ fn killed_mid_copy() -> Result<(), Failed> {
         });
         // Once for the connection that was there, which is replaced, once for the new one.
         for _ in 0..2 {
-            eventually("kill", async || fresh.terminate(&admin, "COPY samples").await > 0).await;
+            eventually(PATIENCE, "kill", async || {
+                fresh.terminate(&admin, "COPY samples").await > 0
+            })
+            .await;
         }
         let error = writing.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
@@ -209,7 +203,7 @@ fn full_pool() -> Result<(), Failed> {
         });
         let waiting = "SELECT count(*) FROM pg_stat_activity
             WHERE application_name = $1 AND wait_event_type = 'Lock'";
-        eventually("wait", async || {
+        eventually(PATIENCE, "wait", async || {
             let row = admin.query_one(waiting, &[&fresh.schema]).await.unwrap();
             row.get::<_, i64>(0) > 0
         })
@@ -289,7 +283,7 @@ fn dropped_write() -> Result<(), Failed> {
         });
         let waiting = "SELECT count(*) FROM pg_stat_activity
             WHERE application_name = $1 AND wait_event_type = 'Lock' AND query LIKE 'COPY%'";
-        eventually("wait", async || {
+        eventually(PATIENCE, "wait", async || {
             let row = admin.query_one(waiting, &[&fresh.schema]).await.unwrap();
             row.get::<_, i64>(0) > 0
         })
@@ -368,7 +362,10 @@ fn through_proxy(then: Then) -> Result<(), Failed> {
             proxy.heal();
         }
         assert!(proxy.struck() > rounds as u64 / 3, "struck {} times", proxy.struck());
-        eventually("answer", async || store.health().await.status == HealthStatus::Healthy).await;
+        eventually(PATIENCE, "answer", async || {
+            store.health().await.status == HealthStatus::Healthy
+        })
+        .await;
         assert_holds(&direct, rounds * 200).await;
         println!("struck {} times: {refused} refused, {unknown} unknown", proxy.struck());
         store.close().await.unwrap();

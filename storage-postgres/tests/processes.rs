@@ -12,6 +12,7 @@ use storage_postgres::PostgresBackend;
 #[path = "support/mod.rs"]
 mod support;
 
+use support::block_on;
 use support::server::shared_trial;
 
 const SCHEMA: &str = "STORAGE_PROCESS_SCHEMA";
@@ -26,10 +27,6 @@ fn main() -> ExitCode {
     }
     let trial = shared_trial("processes_that_migrate_at_once_make_one_store", migrate_at_once);
     libtest_mimic::run(&Arguments::from_args(), vec![trial]).exit_code()
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
 /// Samples of process `number`: of a series of its own, and of one that all replace.

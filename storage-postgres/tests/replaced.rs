@@ -21,6 +21,7 @@ use tokio_postgres::Client;
 mod support;
 
 use support::server::{Server, shared_trial, trial};
+use support::{assert_sound, block_on};
 
 /// 2026-01-01.
 const START_MS: i64 = 1_767_225_600_000;
@@ -37,10 +38,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
-}
-
 fn sample(server: &str, hour: i64, value: f64) -> MetricRecord {
     MetricRecord::new(server, from_ms(START_MS + hour * HOUR_MS), "m", value)
 }
@@ -48,10 +45,6 @@ fn sample(server: &str, hour: i64, value: f64) -> MetricRecord {
 async fn values_of(store: &PostgresBackend, server: &str) -> Vec<f64> {
     let found = store.query_range(server, "m", TimeRange::all()).await.unwrap();
     found.into_iter().map(|record| record.value).collect()
-}
-
-async fn assert_sound(store: &PostgresBackend) {
-    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
 }
 
 /// Two stores: one that is in use, and one that takes its place.

@@ -21,9 +21,12 @@ mod support;
 
 use support::proxy::{Proxy, Then};
 use support::server::{Server, shared_trial, trial};
+use support::{assert_sound, block_on, eventually};
 
 /// 2026-01-01.
 const START_MS: i64 = 1_767_225_600_000;
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     let trials = vec![
@@ -35,18 +38,6 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
-}
-
-async fn eventually(what: &str, mut is_so: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !is_so().await {
-        assert!(Instant::now() < deadline, "{what}: not within 60 s");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 fn port_of(url: &str) -> u16 {
     url.parse::<tokio_postgres::Config>().unwrap().get_ports()[0]
 }
@@ -55,11 +46,6 @@ fn port_of(url: &str) -> u16 {
 fn both(first: &str, second: &str) -> String {
     let (rest, database) = first.rsplit_once('/').unwrap();
     format!("{rest},127.0.0.1:{}/{database}", port_of(second))
-}
-
-async fn assert_sound(store: &dyn StorageBackend) {
-    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
-    assert_eq!(store.health().await.status, HealthStatus::Healthy);
 }
 
 /// Series `number` with one sample.
@@ -78,7 +64,7 @@ async fn wait_for_standby(primary: &str) {
     let admin = support::raw(primary).await;
     admin.batch_execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
     admin.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-    eventually("a standby that is waited for", async || {
+    eventually(PATIENCE, "a standby that is waited for", async || {
         let sql = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
         admin.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) == 1
     })
@@ -110,15 +96,15 @@ fn failover() -> Result<(), Failed> {
             }
         });
         let count = || acknowledged.load(Ordering::SeqCst);
-        eventually("batches", async || count() >= 100).await;
+        eventually(PATIENCE, "batches", async || count() >= 100).await;
         let (before, stopped) = (count(), Instant::now());
         tokio::task::block_in_place(|| primary.stop("immediate"));
         // Batches that are under way find a standby that takes no writes yet.
         tokio::task::block_in_place(|| standby.promote());
         let at_promotion = count();
-        eventually("more batches", async || count() > at_promotion).await;
+        eventually(PATIENCE, "more batches", async || count() > at_promotion).await;
         let away = stopped.elapsed();
-        eventually("more batches", async || count() > at_promotion + 100).await;
+        eventually(PATIENCE, "more batches", async || count() > at_promotion + 100).await;
         over.store(true, Ordering::SeqCst);
         writing.await.unwrap();
         assert_holds(&*store, count()).await;
@@ -153,14 +139,14 @@ fn lossy_failover() -> Result<(), Failed> {
         let store = PostgresBackend::open(support::options(&url, "lossy")).await.unwrap();
         store.write_batch(&[of_series("kept", 0)]).await.unwrap();
         let follower = support::raw(&standby.url).await;
-        eventually("the standby has the series", async || {
+        eventually(PATIENCE, "the standby has the series", async || {
             let row = follower.query_opt("SELECT FROM lossy.series", &[]).await;
             row.is_ok_and(|row| row.is_some())
         })
         .await;
         follower.batch_execute("ALTER SYSTEM SET primary_conninfo = ''").await.unwrap();
         follower.batch_execute("SELECT pg_reload_conf()").await.unwrap();
-        eventually("the standby is deaf", async || {
+        eventually(PATIENCE, "the standby is deaf", async || {
             let row = follower.query_one("SELECT count(*) FROM pg_stat_wal_receiver", &[]).await;
             row.unwrap().get::<_, i64>(0) == 0
         })
@@ -207,7 +193,7 @@ fn standby() -> Result<(), Failed> {
             writer.write_batch(&batch(number)).await.unwrap();
         }
         let follower = support::raw(&standby.url).await;
-        eventually("the standby has the samples", async || {
+        eventually(PATIENCE, "the standby has the samples", async || {
             let row = follower.query_one("SELECT count(*) FROM read.samples", &[]).await;
             row.is_ok_and(|row| row.get::<_, i64>(0) == 20)
         })

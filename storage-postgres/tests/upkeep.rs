@@ -14,6 +14,7 @@ use storage_postgres::PostgresBackend;
 #[path = "support/mod.rs"]
 mod support;
 
+use support::block_on;
 use support::proxy::{Proxy, Then};
 use support::server::shared_trial;
 
@@ -27,10 +28,6 @@ fn main() -> ExitCode {
         shared_trial("compaction_frees_what_a_prune_has_just_removed", compaction_frees),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Runtime::new().unwrap().block_on(future)
 }
 
 fn fresh_schema() -> String {

@@ -12,6 +12,12 @@ pub(crate) struct Layered {
     pub(crate) wrap: fn(InMemory) -> Store,
 }
 
+/// The in-memory backend as it is.
+#[allow(dead_code, reason = "each test target compiles this module; not all are made of stores")]
+pub(crate) fn memory() -> Arc<dyn Fixture> {
+    Layered { name: "memory", wrap: |store| Arc::new(store) }.shared()
+}
+
 impl Layered {
     /// For [`conformance_tests::main_all`].
     #[allow(dead_code, reason = "each test target compiles this module; not all run two fixtures")]

@@ -276,7 +276,7 @@ pub(super) const ALL: &[Mutant] = &[
     },
     Mutant {
         name: "a_failure_ends_the_task",
-        file: "pipeline/retention/task.rs",
+        file: "repeated.rs",
         right: "error.kind() == ErrorKind::Closed",
         wrong: "true",
         caught_by: Unit(
@@ -285,7 +285,7 @@ pub(super) const ALL: &[Mutant] = &[
     },
     Mutant {
         name: "a_closed_store_does_not_end_the_task",
-        file: "pipeline/retention/task.rs",
+        file: "repeated.rs",
         right: "error.kind() == ErrorKind::Closed",
         wrong: "false",
         caught_by: Unit(

@@ -318,7 +318,7 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "every_process_archives",
         file: "pipeline/archive/task.rs",
-        right: "moving.archived().is_none_or(|last| self.is_due(last, now))",
+        right: "moving.archived().is_none_or(|last| is_due(last, now, self.interval))",
         wrong: "true",
         caught_by: archives!("one_of_several_tasks_archives_in_an_interval"),
     },
@@ -333,7 +333,7 @@ pub(super) const ALL: &[Mutant] = &[
     },
     Mutant {
         name: "a_failure_ends_the_archiving",
-        file: "pipeline/archive/task.rs",
+        file: "repeated.rs",
         right: "error.kind() == ErrorKind::Closed",
         wrong: "true",
         caught_by: archives!("a_task_goes_on_after_a_failure_and_ends_with_the_store"),

@@ -11,6 +11,7 @@ use super::backend::RecordHistory;
 use super::query::HistoryQuery;
 use super::value::StoredValue;
 use crate::error::{Error, Result};
+use crate::metrics::time::before;
 use crate::metrics::{Matcher, TimeRange};
 
 /// A value of the type that was asked for.
@@ -192,12 +193,6 @@ pub trait RecordHistoryExt: RecordHistory {
 
 impl<H: RecordHistory + ?Sized> RecordHistoryExt for H {}
 
-/// Returns the time `age` before `now`, the first there is if that is too early.
-pub(super) fn before(now: DateTime<Utc>, age: Duration) -> DateTime<Utc> {
-    let age = chrono::Duration::from_std(age).unwrap_or(chrono::Duration::MAX);
-    now.checked_sub_signed(age).unwrap_or(DateTime::<Utc>::MIN_UTC)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,11 +225,5 @@ mod tests {
         let mut buffer = Vec::new();
         let done = history.reseed("a*", 3, |value: i64| buffer.push(value)).await.unwrap();
         assert_eq!((done.values, buffer), (3, vec![7, 8, 9]));
-    }
-
-    #[test]
-    fn an_age_without_end_is_the_beginning() {
-        assert_eq!(before(from_ms(10), Duration::from_millis(3)), from_ms(7));
-        assert_eq!(before(from_ms(10), Duration::MAX), DateTime::<Utc>::MIN_UTC);
     }
 }

@@ -1,15 +1,14 @@
 //! A task that removes what is old, again and again.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 
 use super::backend::RecordHistory;
-use super::ext::before;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::metrics::time::before;
+use crate::repeated::{Counted, Counts, Repeated, Stop};
 
 /// How long values are kept, and how often what is older is removed.
 ///
@@ -56,6 +55,12 @@ pub struct RetentionCounts {
     pub last_error: Option<String>,
 }
 
+impl Counted for RetentionCounts {
+    fn failures(&mut self) -> (&mut u64, &mut Option<String>) {
+        (&mut self.failures, &mut self.last_error)
+    }
+}
+
 impl Retention {
     /// Keeps values for `keep`, and removes what is older once an hour.
     ///
@@ -88,77 +93,56 @@ impl Retention {
     /// interval. One that fails is counted, logged and followed by the next. It ends when it is
     /// stopped, when the store is closed, or when nobody else holds the history any more.
     pub fn start(self, history: &Arc<dyn RecordHistory>) -> RetentionTask {
-        let counts = Arc::<Mutex<RetentionCounts>>::default();
-        let (stop, stopped) = oneshot::channel();
-        let running = run(self, Arc::downgrade(history), Arc::clone(&counts), stopped);
-        RetentionTask { counts, stop, task: tokio::spawn(running) }
+        let history = Arc::downgrade(history);
+        RetentionTask(Repeated::start(|counts, stop| run(self, history, counts, stop)))
     }
 }
 
 /// A task that removes what is old. Dropping it stops it before the next cleanup.
 #[derive(Debug)]
-pub struct RetentionTask {
-    counts: Arc<Mutex<RetentionCounts>>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
+pub struct RetentionTask(Repeated<RetentionCounts>);
 
 impl RetentionTask {
     /// What it did so far.
     pub fn counts(&self) -> RetentionCounts {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.counts()
     }
 
     /// Whether it has ended.
     pub fn is_finished(&self) -> bool {
-        self.task.is_finished()
+        self.0.is_finished()
     }
 
     /// Waits for the cleanup under way, if there is one, and ends.
     pub async fn stop(self) -> RetentionCounts {
-        drop(self.stop);
-        let ended = self.task.await;
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Err(error) = ended {
-            counts.last_error = Some(error.to_string());
-        }
-        counts
+        self.0.stop_within(Duration::MAX).await
     }
 }
 
 async fn run(
     retention: Retention,
     history: Weak<dyn RecordHistory>,
-    counts: Arc<Mutex<RetentionCounts>>,
-    mut stopped: oneshot::Receiver<()>,
+    counts: Counts<RetentionCounts>,
+    mut stop: Stop,
 ) {
     while let Some(history) = history.upgrade() {
         let cutoff = before((retention.clock)(), retention.keep);
         let cleaned = history.cleanup(cutoff).await;
         drop(history);
-        let closed = matches!(&cleaned, Err(error) if error.kind() == ErrorKind::Closed);
-        note(&counts, cleaned);
-        if closed {
+        match cleaned {
+            Ok(removed) => {
+                let mut counts = counts.lock();
+                counts.runs += 1;
+                counts.removed += removed;
+            }
+            Err(error) => {
+                if counts.note_failure("a cleanup", &error) {
+                    return;
+                }
+            }
+        }
+        if tokio::time::timeout(retention.interval, stop.wait()).await.is_ok() {
             return;
-        }
-        // Whether told or dropped, the sender has spoken.
-        if tokio::time::timeout(retention.interval, &mut stopped).await.is_ok() {
-            return;
-        }
-    }
-}
-
-fn note(counts: &Mutex<RetentionCounts>, cleaned: Result<u64>) {
-    let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-    match cleaned {
-        Ok(removed) => {
-            counts.runs += 1;
-            counts.removed += removed;
-        }
-        Err(error) => {
-            tracing::warn!(target: "storage", %error, "a cleanup failed; it is tried again");
-            counts.failures += 1;
-            counts.last_error = Some(error.to_string());
         }
     }
 }
@@ -166,9 +150,9 @@ fn note(counts: &Mutex<RetentionCounts>, cleaned: Result<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::InMemory;
     use crate::history::RecordHistoryExt;
     use crate::metrics::time::from_ms;
+    use crate::{ErrorKind, InMemory};
     use std::sync::atomic::{AtomicI64, Ordering};
 
     const HOUR: Duration = Duration::from_secs(3600);

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::error::{Error, Result};
 
@@ -34,6 +34,16 @@ pub fn floor_ms(time: DateTime<Utc>) -> i64 {
 /// the first instant of 10000, which ends the last range).
 pub fn from_ms(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms.clamp(MIN_MS, END_MS)).unwrap_or(DateTime::UNIX_EPOCH)
+}
+
+/// Returns the time `age` before `now`, the first there is if that is too early.
+pub(crate) fn before(now: DateTime<Utc>, age: Duration) -> DateTime<Utc> {
+    now.checked_sub_signed(span(age)).unwrap_or(DateTime::<Utc>::MIN_UTC)
+}
+
+/// Returns a duration as times are compared with it, the longest there is if it is too long.
+pub(crate) fn span(duration: Duration) -> TimeDelta {
+    TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }
 
 /// Returns whether a sample can stand at `ms`.
@@ -68,6 +78,12 @@ pub fn width_ms(width: Duration) -> Result<i64> {
 mod tests {
     use super::*;
     use chrono::TimeZone;
+
+    #[test]
+    fn an_age_without_end_is_the_beginning() {
+        assert_eq!(before(from_ms(10), Duration::from_millis(3)), from_ms(7));
+        assert_eq!(before(from_ms(10), Duration::MAX), DateTime::<Utc>::MIN_UTC);
+    }
 
     #[test]
     fn limits_are_the_calendar_s() {

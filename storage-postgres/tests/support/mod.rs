@@ -6,10 +6,11 @@ pub(crate) mod proxy;
 pub(crate) mod server;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
-use storage_core::{Result, StorageBackend, Store};
+use storage_core::{HealthStatus, Result, StorageBackend, Store};
 use storage_postgres::{PostgresBackend, PostgresOptions, UseTimescale};
 
 /// The variable that names a server for the tests: `scripts/postgres with COMMAND` sets it.
@@ -38,6 +39,30 @@ pub(crate) async fn raw(url: &str) -> tokio_postgres::Client {
 pub(crate) async fn drop_schema(url: &str, schema: &str) {
     let sql = format!("SET lock_timeout = '20s'; DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
     raw(url).await.batch_execute(&sql).await.unwrap();
+}
+
+/// Runs a future on a runtime of its own.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Runtime::new().unwrap().block_on(future)
+}
+
+/// Polls until something is so, and fails if that takes longer than `patience`.
+pub(crate) async fn eventually(
+    patience: Duration,
+    what: &str,
+    mut is_so: impl AsyncFnMut() -> bool,
+) {
+    let deadline = Instant::now() + patience;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Nothing is wrong with a store, and it takes writes.
+pub(crate) async fn assert_sound(store: &dyn StorageBackend) {
+    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+    assert_eq!(store.health().await.status, HealthStatus::Healthy);
 }
 
 /// Stores for the suite, each location a schema.

@@ -14,6 +14,16 @@ pub(crate) fn community_url() -> Option<String> {
     std::env::var(COMMUNITY_URL).ok().filter(|url| !url.is_empty())
 }
 
+/// Runs SQL on the server at `url` with the command of PostgreSQL, and returns what it prints.
+pub(crate) fn psql(url: &str, sql: &str) -> String {
+    let output = Command::new(binaries().join("psql"))
+        .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql, url])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// Makes a test of `run`, which needs a server of its own (and, where it says so, root).
 pub(crate) fn trial(name: &str, needs_root: bool, run: fn() -> Result<(), Failed>) -> Trial {
     gated(name, lack(needs_root), run)

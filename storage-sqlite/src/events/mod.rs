@@ -87,7 +87,8 @@ impl SqliteEvents {
         // In a task of its own: it goes on while nobody polls, and ends when nobody waits any more.
         let (mut task, store, query) = (JoinSet::new(), Arc::clone(&self.store), query.clone());
         task.spawn_on(async move { store.read_events(&query).await }, &self.store.runtime);
-        task.join_next().await.unwrap_or(Ok(Ok(Vec::new()))).map_err(panicked)?
+        let read = task.join_next().await.expect("it was spawned just now");
+        read.map_err(panicked)?
     }
 
     async fn try_wait_for(&self, sequence: u64) -> Result<()> {

@@ -1,17 +1,16 @@
 //! A task that archives what is older than an age, again and again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use chrono::{DateTime, Utc};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::{ArchiveOptions, ArchiveReport, extent_of, move_windows};
 use crate::compose::Tiered;
-use crate::error::{Error, ErrorKind, Result};
-use crate::metrics::time::width_ms;
+use crate::error::{ErrorKind, Result};
+use crate::metrics::time::{before, width_ms};
+use crate::repeated::{Counted, Counts, Repeated, Stop, is_due};
 
 /// Which samples are archived: windows that ended longer ago than an age.
 ///
@@ -56,8 +55,7 @@ impl ArchivePolicy {
     }
 
     fn options(&self, now: DateTime<Utc>) -> ArchiveOptions {
-        let cutoff = now.checked_sub_signed(span(self.age)).unwrap_or(DateTime::<Utc>::MIN_UTC);
-        let mut options = ArchiveOptions::before(cutoff);
+        let mut options = ArchiveOptions::before(before(now, self.age));
         if let Some(window) = self.window {
             options = options.with_window(window);
         }
@@ -85,6 +83,12 @@ pub struct ArchiveCounts {
     pub last_error: Option<String>,
 }
 
+impl Counted for ArchiveCounts {
+    fn failures(&mut self) -> (&mut u64, &mut Option<String>) {
+        (&mut self.failures, &mut self.last_error)
+    }
+}
+
 /// A task that archives, again and again. Dropping it stops it before it begins the next window.
 ///
 /// ```
@@ -109,11 +113,7 @@ pub struct ArchiveCounts {
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct ArchiveTask {
-    counts: Arc<Mutex<ArchiveCounts>>,
-    stop: watch::Sender<()>,
-    task: JoinHandle<()>,
-}
+pub struct ArchiveTask(Repeated<ArchiveCounts>);
 
 impl ArchiveTask {
     /// Starts it on the current Tokio runtime: at once, then every `interval`, at least a millisecond.
@@ -123,26 +123,19 @@ impl ArchiveTask {
     /// moved until then is moved. It ends when it is stopped, when the store is closed, or
     /// when nobody else holds the store any more.
     pub fn start(store: &Arc<Tiered>, policy: ArchivePolicy, interval: Duration) -> Self {
-        let counts = Arc::<Mutex<ArchiveCounts>>::default();
-        let (stop, stopped) = watch::channel(());
-        let work = Work {
-            store: Arc::downgrade(store),
-            policy,
-            interval: interval.max(Duration::from_millis(1)),
-            counts: Arc::clone(&counts),
-        };
-        let task = tokio::spawn(work.run(stopped));
-        Self { counts, stop, task }
+        let interval = interval.max(Duration::from_millis(1));
+        let store = Arc::downgrade(store);
+        Self(Repeated::start(|counts, stop| Work { store, policy, interval, counts }.run(stop)))
     }
 
     /// What it did so far.
     pub fn counts(&self) -> ArchiveCounts {
-        lock(&self.counts).clone()
+        self.0.counts()
     }
 
     /// Whether it has ended.
     pub fn is_finished(&self) -> bool {
-        self.task.is_finished()
+        self.0.is_finished()
     }
 
     /// Waits until the window that is being moved is moved, if one is, and ends.
@@ -152,20 +145,8 @@ impl ArchiveTask {
 
     /// Waits for the window that is being moved for so long, then breaks it off, and ends. What was broken
     /// off is finished the next time; until its lease has run out others wait.
-    pub async fn stop_within(mut self, time_max: Duration) -> ArchiveCounts {
-        drop(self.stop);
-        let ended = match timeout(time_max, &mut self.task).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                self.task.abort();
-                self.task.await
-            }
-        };
-        let mut counts = lock(&self.counts).clone();
-        if let Err(error) = ended {
-            counts.last_error = Some(error.to_string());
-        }
-        counts
+    pub async fn stop_within(self, time_max: Duration) -> ArchiveCounts {
+        self.0.stop_within(time_max).await
     }
 }
 
@@ -173,22 +154,21 @@ struct Work {
     store: Weak<Tiered>,
     policy: ArchivePolicy,
     interval: Duration,
-    counts: Arc<Mutex<ArchiveCounts>>,
+    counts: Counts<ArchiveCounts>,
 }
 
 impl Work {
-    async fn run(self, mut stopped: watch::Receiver<()>) {
+    async fn run(self, mut stop: Stop) {
         let mut ticks = interval(self.interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             tokio::select! {
-                // Nothing is ever sent: the sender is gone.
-                _ = stopped.changed() => return,
+                () = stop.wait() => return,
                 _ = ticks.tick() => {}
             }
             let Some(store) = self.store.upgrade() else { return };
             let mut report = ArchiveReport::default();
-            let goes_on = || stopped.has_changed().is_ok();
+            let goes_on = || !stop.is_said();
             let result = self.archive_if_due(&store, goes_on, &mut report).await;
             if self.note(result, report) {
                 return;
@@ -210,7 +190,7 @@ impl Work {
             return Ok(true);
         };
         let mut moving = store.begin_move().await?;
-        let is_due = moving.archived().is_none_or(|last| self.is_due(last, now));
+        let is_due = moving.archived().is_none_or(|last| is_due(last, now, self.interval));
         let moved = match is_due {
             true => move_windows(&mut moving, extent, &options, goes_on, |_| {}, report).await,
             false => Ok(false),
@@ -223,14 +203,9 @@ impl Work {
         moved.and(noted).and(ended).map(|()| is_due)
     }
 
-    fn is_due(&self, last: DateTime<Utc>, now: DateTime<Utc>) -> bool {
-        // A little early is due: clocks and timers are not exact. So is what lies in the future.
-        now - last >= span(self.interval - self.interval / 10) || now < last
-    }
-
     /// Counts what was done, or a failure; whether it is one to end with.
     fn note(&self, result: Result<bool>, report: ArchiveReport) -> bool {
-        let mut counts = lock(&self.counts);
+        let mut counts = self.counts.lock();
         counts.windows += report.windows;
         counts.samples += report.samples;
         counts.last_error = None;
@@ -239,20 +214,10 @@ impl Work {
             Ok(false) => counts.skipped += 1,
             Err(error) if error.kind() == ErrorKind::Busy => counts.skipped += 1,
             Err(error) => {
-                tracing::warn!(target: "storage", %error, "archiving failed; it is tried again");
-                counts.failures += 1;
-                counts.last_error = Some(Error::to_string(&error));
-                return error.kind() == ErrorKind::Closed;
+                drop(counts);
+                return self.counts.note_failure("archiving", &error);
             }
         }
         false
     }
-}
-
-fn lock(counts: &Mutex<ArchiveCounts>) -> MutexGuard<'_, ArchiveCounts> {
-    counts.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn span(age: Duration) -> TimeDelta {
-    TimeDelta::from_std(age).unwrap_or(TimeDelta::MAX)
 }

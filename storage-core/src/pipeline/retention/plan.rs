@@ -7,9 +7,10 @@ use chrono::{DateTime, Utc};
 
 use super::{RetentionEntry, RetentionPolicy, RetentionReport, Rule};
 use crate::error::Result;
-use crate::metrics::time::{MIN_MS, floor_ms, from_ms, window_start_ms};
+use crate::metrics::time::{MIN_MS, before, floor_ms, from_ms, span, window_start_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, StorageBackendExt, StorageStats, TimeRange};
 use crate::pipeline::rollup::{FIELDS, Place, Rolled, RollupTier, Turn};
+use crate::repeated::is_due;
 
 /// How often the oldest are removed until what is left is small enough.
 const STEPS_MAX: u32 = 20;
@@ -36,9 +37,7 @@ async fn apply_in_turn(
     turn: &mut Turn,
     now: DateTime<Utc>,
 ) -> Result<Option<RetentionReport>> {
-    // A little early is due: clocks and timers are not exact.
-    let margin = interval.map(|interval| interval - interval / 10);
-    if margin.is_some_and(|margin| now - turn.retained() < span(margin) && now >= turn.retained()) {
+    if interval.is_some_and(|interval| !is_due(turn.retained(), now, interval)) {
         return Ok(None);
     }
     let mut report = RetentionReport::default();
@@ -116,8 +115,7 @@ fn entry(place: &Place, stats: &StorageStats) -> RetentionEntry {
 
 /// Where whole windows end that are older than the rule has it.
 fn cutoff_by_age(place: &Place, rule: Rule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    let cutoff = now.checked_sub_signed(span(rule.age?)).unwrap_or(DateTime::<Utc>::MIN_UTC);
-    Some(place.align(floor_ms(cutoff)))
+    Some(place.align(floor_ms(before(now, rule.age?))))
 }
 
 /// Where the oldest windows end that make out what is too much, as if all time were alike.
@@ -151,10 +149,6 @@ impl Place {
     fn align(&self, ms: i64) -> DateTime<Utc> {
         from_ms(window_start_ms(ms.min(self.end_ms), self.align_ms))
     }
-}
-
-fn span(age: Duration) -> chrono::TimeDelta {
-    chrono::TimeDelta::from_std(age).unwrap_or(chrono::TimeDelta::MAX)
 }
 
 impl std::fmt::Debug for Place {

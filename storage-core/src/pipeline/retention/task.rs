@@ -1,15 +1,14 @@
 //! A task that rolls up and applies a policy, again and again.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{RetentionPolicy, RetentionReport};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::pipeline::rollup::Rolled;
+use crate::repeated::{Counted, Counts, Repeated, Stop};
 
 /// What the task of a policy did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,6 +29,12 @@ pub struct RetentionCounts {
     pub failures: u64,
     /// Why it failed the last time; `None` if it worked since.
     pub last_error: Option<String>,
+}
+
+impl Counted for RetentionCounts {
+    fn failures(&mut self) -> (&mut u64, &mut Option<String>) {
+        (&mut self.failures, &mut self.last_error)
+    }
 }
 
 /// A task that rolls up and applies a policy, again and again. Dropping it stops it before it begins
@@ -58,11 +63,7 @@ pub struct RetentionCounts {
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
-pub struct RetentionTask {
-    counts: Arc<Mutex<RetentionCounts>>,
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
+pub struct RetentionTask(Repeated<RetentionCounts>);
 
 impl RetentionTask {
     /// Starts it on the current Tokio runtime: at once, then rolls up every `refresh_interval` and
@@ -78,27 +79,23 @@ impl RetentionTask {
         refresh_interval: Duration,
         retention_interval: Duration,
     ) -> Self {
-        let counts = Arc::<Mutex<RetentionCounts>>::default();
-        let (stop, stopped) = oneshot::channel();
         let at_least = Duration::from_millis(1);
-        let work = Work {
-            store: Arc::downgrade(store),
-            policy,
-            retention_interval: retention_interval.max(at_least),
-            counts: Arc::clone(&counts),
-        };
-        let task = tokio::spawn(work.run(refresh_interval.max(at_least), stopped));
-        Self { counts, stop, task }
+        let retention_interval = retention_interval.max(at_least);
+        let store = Arc::downgrade(store);
+        Self(Repeated::start(|counts, stop| {
+            let work = Work { store, policy, retention_interval, counts };
+            work.run(refresh_interval.max(at_least), stop)
+        }))
     }
 
     /// What it did so far.
     pub fn counts(&self) -> RetentionCounts {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.counts()
     }
 
     /// Whether it has ended.
     pub fn is_finished(&self) -> bool {
-        self.task.is_finished()
+        self.0.is_finished()
     }
 
     /// Waits for what is under way, if anything is, and ends.
@@ -108,20 +105,8 @@ impl RetentionTask {
 
     /// Waits for what is under way for so long, then breaks it off, and ends. What was broken off
     /// is finished the next time; until its lease has run out others wait.
-    pub async fn stop_within(mut self, time_max: Duration) -> RetentionCounts {
-        drop(self.stop);
-        let ended = match timeout(time_max, &mut self.task).await {
-            Ok(ended) => ended,
-            Err(_) => {
-                self.task.abort();
-                self.task.await
-            }
-        };
-        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Err(error) = ended {
-            counts.last_error = Some(error.to_string());
-        }
-        counts
+    pub async fn stop_within(self, time_max: Duration) -> RetentionCounts {
+        self.0.stop_within(time_max).await
     }
 }
 
@@ -129,18 +114,17 @@ struct Work {
     store: Weak<Rolled>,
     policy: RetentionPolicy,
     retention_interval: Duration,
-    counts: Arc<Mutex<RetentionCounts>>,
+    counts: Counts<RetentionCounts>,
 }
 
 impl Work {
-    async fn run(self, refresh_interval: Duration, mut stopped: oneshot::Receiver<()>) {
+    async fn run(self, refresh_interval: Duration, mut stop: Stop) {
         let mut refreshes = interval(refresh_interval.min(self.retention_interval));
         refreshes.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut due = Instant::now();
         loop {
             tokio::select! {
-                // Whether told or dropped, the sender has spoken.
-                _ = &mut stopped => return,
+                () = stop.wait() => return,
                 _ = refreshes.tick() => {}
             }
             let Some(store) = self.store.upgrade() else { return };
@@ -157,7 +141,7 @@ impl Work {
 
     async fn refresh(&self, store: &Rolled) -> Result<()> {
         let report = store.refresh().await?;
-        let mut counts = self.counts();
+        let mut counts = self.counts.lock();
         counts.refreshes += 1;
         counts.rollups_written += report.rollups_written;
         Ok(())
@@ -165,7 +149,7 @@ impl Work {
 
     async fn retain(&self, store: &Rolled) -> Result<()> {
         let report = store.retain_if_due(&self.policy, self.retention_interval).await?;
-        let mut counts = self.counts();
+        let mut counts = self.counts.lock();
         match report {
             None => counts.skipped += 1,
             Some(RetentionReport { entries }) => {
@@ -183,20 +167,12 @@ impl Work {
 
     /// Counts a failure; whether it is one to end with.
     fn note(&self, result: Result<()>) -> bool {
-        let mut counts = self.counts();
-        counts.last_error = None;
+        self.counts.lock().last_error = None;
         let Err(error) = result else { return false };
         if error.kind() == ErrorKind::Busy {
-            counts.skipped += 1;
+            self.counts.lock().skipped += 1;
             return false;
         }
-        tracing::warn!(target: "storage", %error, "rolling up or retention failed; it is tried again");
-        counts.failures += 1;
-        counts.last_error = Some(Error::to_string(&error));
-        error.kind() == ErrorKind::Closed
-    }
-
-    fn counts(&self) -> std::sync::MutexGuard<'_, RetentionCounts> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.counts.note_failure("rolling up or retention", &error)
     }
 }
