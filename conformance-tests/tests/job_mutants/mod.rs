@@ -26,7 +26,7 @@ pub(crate) use bugs::Bug;
 use metrics::BrokenMetrics;
 
 use crate::mutant_runner::locations::{Locations, forget, one, open_alone};
-use crate::mutant_runner::moment::{Unless, pause};
+use crate::mutant_runner::moment::{Pair, Unless, pause};
 
 /// What the handles of a location share.
 #[derive(Default)]
@@ -35,6 +35,7 @@ struct Shared {
     opening: AtomicBool,
     closed: AtomicBool,
     broken: AtomicBool,
+    pair: Pair,
     notes: Mutex<Notes>,
 }
 

@@ -85,8 +85,8 @@ impl Broken {
             }
             Bug::ClaimsRace if picks => {
                 let due = self.due(at).await?;
-                pause().await;
                 if let Some(job) = due.first() {
+                    self.shared.pair.meet().await;
                     self.expire(&self.inner.job(&job.id).await?, at).await?;
                     claim.job_id = Some(job.id.clone());
                 }

@@ -21,7 +21,7 @@ impl Pair {
     pub(crate) async fn meet(&self) {
         let before = self.arrived.fetch_add(1, Ordering::SeqCst);
         let patience = Instant::now() + Duration::from_secs(1);
-        let is_first = before % 2 == 0;
+        let is_first = before.is_multiple_of(2);
         let is_alone = || self.arrived.load(Ordering::SeqCst) == before + 1;
         while is_first && is_alone() && Instant::now() < patience {
             tokio::time::sleep(Duration::from_millis(1)).await;
