@@ -149,9 +149,7 @@ impl SqliteBackend {
     ) -> Result<Vec<MetricRecord>> {
         let slices = self.slices_of_one(server_id, metric_type, range).await?;
         let key = SeriesKey::new(server_id, metric_type);
-        let to_records = move |slice: &Slice| {
-            slice.samples()?.iter().map(|raw| to_record(&key, raw)).collect::<Result<Vec<_>>>()
-        };
+        let to_records = move |slice: &Slice| slice.samples(|raw| to_record(&key, raw));
         let answers = self.answer(slices, to_records).await?;
         Ok(answers.into_iter().flat_map(|(_, records)| records).collect())
     }
@@ -257,9 +255,8 @@ impl SqliteBackend {
                     return Ok(None);
                 };
                 let next = TimeRange::new(slice.range.end(), rest.end())?;
-                let mut answers = self
-                    .answer(vec![slice], |slice| slice.samples()?.iter().map(to_sample).collect())
-                    .await?;
+                let mut answers =
+                    self.answer(vec![slice], |slice| slice.samples(to_sample)).await?;
                 let samples = answers.pop().map(|(_, samples)| samples).unwrap_or_default();
                 Ok::<_, Error>(Some((batches_of(key, samples), Some(next))))
             }

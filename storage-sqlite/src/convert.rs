@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use serde_json::Value;
 use storage_core::metrics::record::{normal_metadata, normal_value};
 use storage_core::metrics::time::{floor_ms, from_ms};
 use storage_core::{Error, ErrorKind, MetricRecord, Result, Sample, SeriesKey};
@@ -23,13 +24,19 @@ pub(crate) fn to_raw(record: &MetricRecord) -> Result<RawSample> {
 }
 
 /// Returns the sample that `raw` stands for.
+#[inline]
 pub(crate) fn to_sample(raw: &RawSample) -> Result<Sample> {
-    let metadata = raw.metadata.as_deref().map(|text| {
-        serde_json::from_str(text).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "stored metadata is no JSON").with_source(error)
-        })
-    });
-    Ok(Sample { timestamp: from_ms(raw.ms), value: raw.value, metadata: metadata.transpose()? })
+    let metadata = match &raw.metadata {
+        None => None,
+        Some(text) => Some(parsed(text)?),
+    };
+    Ok(Sample { timestamp: from_ms(raw.ms), value: raw.value, metadata })
+}
+
+fn parsed(text: &str) -> Result<Value> {
+    serde_json::from_str(text).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "stored metadata is no JSON").with_source(error)
+    })
 }
 
 /// Returns the record that `raw` stands for.
@@ -40,7 +47,7 @@ pub(crate) fn to_record(key: &SeriesKey, raw: &RawSample) -> Result<MetricRecord
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     #[test]
     fn records_round_trip_in_their_normal_form() {

@@ -36,6 +36,7 @@ mod history;
 mod insert;
 mod jobs;
 mod maintenance;
+mod portions;
 mod read;
 mod schema;
 mod seal;

@@ -20,6 +20,7 @@ use crate::codec::frame::{self, Entry};
 use crate::codec::{RawSample, corrupt};
 use crate::error::from_sqlx;
 use crate::head::HeadView;
+use crate::portions::portions;
 use crate::slice::{BlockRow, Slice};
 use crate::store::Store;
 use crate::tails::Tail;
@@ -351,16 +352,18 @@ impl Store {
         blocks: &Blocks,
     ) -> Result<(Snapshot, Vec<(i64, SeriesKey)>)> {
         let query = bind(blocks, head.applied_id, known_id, &ids);
-        let mut rows = query.fetch(&self.readers);
+        let mut rows = portions(query.fetch(&self.readers));
         let (mut state, mut found, mut series) = (None, Vec::new(), Vec::new());
         let (mut journal, mut tails) = (Vec::new(), Vec::new());
-        while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
-            match number(&row, 0)? {
-                0 => state = Some(state_of(&row)?),
-                1 => journal.push(journal_row(&row)?),
-                2 => series.push((number(&row, 1)?, key_of(&row)?)),
-                _ if matches!(blocks, Blocks::Totals) => tails.push(tail_of(&row)?),
-                _ => found.push(block_of(&row)?),
+        while let Some(portion) = rows.try_next().await? {
+            for row in portion {
+                match number(&row, 0)? {
+                    0 => state = Some(state_of(&row)?),
+                    1 => journal.push(journal_row(&row)?),
+                    2 => series.push((number(&row, 1)?, key_of(&row)?)),
+                    _ if matches!(blocks, Blocks::Totals) => tails.push(tail_of(&row)?),
+                    _ => found.push(block_of(&row)?),
+                }
             }
         }
         drop(rows);
@@ -502,15 +505,15 @@ fn state_of(row: &SqliteRow) -> Result<State> {
 
 fn journal_row(row: &SqliteRow) -> Result<(i64, Vec<Entry>)> {
     let id = number(row, 1)?;
-    let payload: &[u8] = row.try_get_unchecked(14).map_err(from_sqlx)?;
+    let payload: &[u8] = row.try_get_unchecked(11).map_err(from_sqlx)?;
     let entries =
         frame::decode_payload(payload).map_err(|error| error.with_context("journal_id", id))?;
     Ok((id, entries))
 }
 
 fn key_of(row: &SqliteRow) -> Result<SeriesKey> {
-    let server_id: String = row.try_get_unchecked(10).map_err(from_sqlx)?;
-    let metric_type: String = row.try_get_unchecked(11).map_err(from_sqlx)?;
+    let server_id: String = row.try_get_unchecked(2).map_err(from_sqlx)?;
+    let metric_type: String = row.try_get_unchecked(3).map_err(from_sqlx)?;
     Ok(SeriesKey { server_id, metric_type })
 }
 
@@ -531,8 +534,8 @@ fn block_of(row: &SqliteRow) -> Result<BlockRow> {
             first: Some(real(8)?),
             last: Some(real(9)?),
         },
-        has_metadata: number(row, 12)? != 0,
-        payload: row.try_get_unchecked(14).map_err(from_sqlx)?,
+        has_metadata: number(row, 10)? != 0,
+        payload: row.try_get_unchecked(11).map_err(from_sqlx)?,
     })
 }
 
@@ -542,7 +545,7 @@ fn tail_of(row: &SqliteRow) -> Result<(i64, Tail)> {
         oldest_ms: number(row, 2)?,
         newest_ms: number(row, 3)?,
         last: row.try_get_unchecked(9).map_err(from_sqlx)?,
-        has_metadata: number(row, 12)? != 0,
+        has_metadata: number(row, 10)? != 0,
     };
     Ok((number(row, 1)?, tail))
 }

@@ -48,24 +48,35 @@ impl Slice {
         self.blocks.iter().any(|block| block.payload.is_none() && overlapped(block))
     }
 
-    /// Returns the samples in order of time. Every block must have its payload.
-    pub(crate) fn samples(&self) -> Result<Vec<RawSample>> {
-        let mut samples = Vec::new();
+    /// Returns the samples in order of time, each turned into something. Every block must have its
+    /// payload.
+    pub(crate) fn samples<T>(&self, turn: impl Fn(&RawSample) -> Result<T>) -> Result<Vec<T>> {
+        let mut samples = Vec::with_capacity(self.samples_min());
         let mut unsealed = self.unsealed.as_slice();
         for block in &self.blocks {
             let sealed = block::decode(payload_of(block)?)?;
-            let sealed = sealed.into_iter().filter(|sample| self.holds(sample.ms));
-            for sample in sealed {
+            for sample in sealed.iter().filter(|sample| self.holds(sample.ms)) {
                 let older = unsealed.partition_point(|newer| newer.ms < sample.ms);
-                samples.extend_from_slice(&unsealed[..older]);
+                for newer in &unsealed[..older] {
+                    samples.push(turn(newer)?);
+                }
                 unsealed = &unsealed[older..];
                 if unsealed.first().is_none_or(|newer| newer.ms != sample.ms) {
-                    samples.push(sample);
+                    samples.push(turn(sample)?);
                 }
             }
         }
-        samples.extend_from_slice(unsealed);
+        for newer in unsealed {
+            samples.push(turn(newer)?);
+        }
         Ok(samples)
+    }
+
+    /// So many samples there are, not counting blocks that the range cuts.
+    fn samples_min(&self) -> usize {
+        let whole = |block: &&BlockRow| self.holds(block.start_ms) && self.holds(block.end_ms);
+        let of = |block: &BlockRow| block.summary.count.min(block::SAMPLES_MAX as u64) as usize;
+        self.unsealed.len().max(self.blocks.iter().filter(whole).map(of).sum())
     }
 
     /// Returns the aggregate of the slice.
@@ -97,7 +108,7 @@ impl Slice {
         if let Some(sample) = self.newest_by_summary(n) {
             return Ok(vec![sample]);
         }
-        let mut samples = self.samples()?;
+        let mut samples = self.samples(|sample| Ok(sample.clone()))?;
         samples.reverse();
         samples.truncate(n);
         Ok(samples)

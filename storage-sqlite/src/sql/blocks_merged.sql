@@ -3,7 +3,7 @@
 -- of bounds, so is theirs.
 UNION ALL
 SELECT 3, b.series_id, b.start_ms, b.end_ms, b.count, b.min, b.max, b.sum, b.first, b.last,
-       NULL, NULL, b.has_metadata, b.payload_id, p.bytes
+       b.has_metadata, p.bytes
 FROM blocks AS b LEFT JOIN payloads AS p ON p.id = b.payload_id
 WHERE b.series_id = ?3
     AND b.start_ms < ?5
@@ -15,7 +15,7 @@ UNION ALL
 SELECT 3, ?3, t.start_ms, t.end_ms, t.count, t.min, t.max, t.sum,
        (SELECT first FROM blocks WHERE series_id = ?3 AND start_ms = t.start_ms),
        (SELECT last FROM blocks WHERE series_id = ?3 AND start_ms = t.last_ms),
-       NULL, NULL, 0, NULL, NULL
+       0, NULL
 FROM (SELECT min(start_ms) AS start_ms, max(start_ms) AS last_ms, max(end_ms) AS end_ms,
              sum(count) AS count, min(min) AS min, max(max) AS max,
              CASE WHEN max(abs(sum)) > 1.7976931348623157e308 THEN 9e999 ELSE sum(sum) END AS sum

@@ -2,7 +2,7 @@
 -- Payloads unless one sample is asked (?5) and the summary tells all of it.
 UNION ALL
 SELECT 3, b.series_id, b.start_ms, b.end_ms, b.count, b.min, b.max, b.sum, b.first, b.last,
-       NULL, NULL, b.has_metadata, b.payload_id, p.bytes
+       b.has_metadata, p.bytes
 FROM json_each(?3) AS chosen
 CROSS JOIN blocks AS b ON b.series_id = chosen.value
     AND b.start_ms >= coalesce((SELECT start_ms FROM blocks WHERE series_id = chosen.value

@@ -2,7 +2,7 @@
 UNION ALL
 SELECT * FROM (
     SELECT 3, b.series_id, b.start_ms, b.end_ms, b.count, b.min, b.max, b.sum, b.first, b.last,
-           NULL, NULL, b.has_metadata, b.payload_id, p.bytes
+           b.has_metadata, p.bytes
     FROM blocks AS b LEFT JOIN payloads AS p ON p.id = b.payload_id
     WHERE b.series_id = ?3
         AND b.start_ms < ?5
