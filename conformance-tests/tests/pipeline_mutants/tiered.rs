@@ -141,8 +141,8 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "a_scan_that_met_a_move_repeats_a_sample",
         file: "compose/tiered/scan.rs",
-        right: "(series, floor_ms(sample.timestamp)) <= (last, *ms)",
-        wrong: "(series, floor_ms(sample.timestamp)) < (last, *ms)",
+        right: "floor_ms(sample.timestamp) <= ms",
+        wrong: "floor_ms(sample.timestamp) < ms",
         caught_by: tiers!("seams::a_scan_goes_on_where_a_move_met_it"),
     },
     Mutant {

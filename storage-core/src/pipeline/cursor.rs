@@ -45,6 +45,29 @@ impl<'a> Cursor<'a> {
     pub(crate) fn advance(&mut self) {
         self.at += 1;
     }
+
+    /// Takes the samples from here on that come before `limit` in the order of a scan, as far as the
+    /// batch goes.
+    fn take_before(&mut self, limit: Option<(&SeriesKey, &Sample)>) -> Option<SeriesSamples> {
+        let mut batch = self.batch.take()?;
+        let rest = batch.samples.get(self.at..).unwrap_or_default();
+        let len = match limit.map(|(series, sample)| (batch.series.cmp(series), sample)) {
+            None | Some((Ordering::Less, _)) => rest.len(),
+            Some((Ordering::Greater, _)) => 0,
+            Some((Ordering::Equal, limit)) => {
+                let limit_ms = floor_ms(limit.timestamp);
+                rest.partition_point(|sample| floor_ms(sample.timestamp) < limit_ms)
+            }
+        };
+        if len == batch.samples.len() {
+            return Some(batch);
+        }
+        let mut samples = batch.samples.split_off(self.at);
+        batch.samples = samples.split_off(len);
+        let run = SeriesSamples { series: batch.series.clone(), samples };
+        (self.batch, self.at) = (Some(batch), 0);
+        Some(run)
+    }
 }
 
 /// Compares the places of two samples in the order of a scan.
@@ -77,6 +100,26 @@ impl<'a> Pair<'a> {
             (None, Some(_)) => Some(Ordering::Greater),
             (Some(left), Some(right)) => Some(order(left, right)),
         })
+    }
+
+    /// The place that [`next`](Self::next) returned `which` for.
+    pub(crate) fn head(&self, which: Ordering) -> Option<(&SeriesKey, &Sample)> {
+        if which.is_ge() { self.right.head() } else { self.left.head() }
+    }
+
+    /// Takes the samples of the earlier scan up to where the other goes on, after
+    /// [`next`](Self::next) returned `which`; those of the right one if both are at the same place.
+    pub(crate) fn take(&mut self, which: Ordering) -> Option<SeriesSamples> {
+        match which {
+            Ordering::Less => self.left.take_before(self.right.head()),
+            Ordering::Greater => self.right.take_before(self.left.head()),
+            Ordering::Equal => {
+                let (series, sample) = self.head(which)?;
+                let one = SeriesSamples { series: series.clone(), samples: vec![sample.clone()] };
+                self.advance(which);
+                Some(one)
+            }
+        }
     }
 
     /// Goes past the place that [`next`](Self::next) returned `which` for.

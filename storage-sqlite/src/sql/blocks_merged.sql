@@ -6,19 +6,20 @@ SELECT 3, b.series_id, b.start_ms, b.end_ms, b.count, b.min, b.max, b.sum, b.fir
        b.has_metadata, p.bytes
 FROM blocks AS b LEFT JOIN payloads AS p ON p.id = b.payload_id
 WHERE b.series_id = ?3
-    AND b.start_ms < ?5
-    AND b.start_ms >= coalesce((SELECT max(start_ms) FROM blocks
-                                WHERE series_id = ?3 AND start_ms <= ?4), ?4)
+    AND b.start_ms IN (
+        (SELECT max(start_ms) FROM blocks WHERE series_id = ?3 AND start_ms < ?4),
+        (SELECT max(start_ms) FROM blocks WHERE series_id = ?3 AND start_ms < ?5))
     AND b.end_ms >= ?4
     AND (b.start_ms < ?4 OR b.end_ms >= ?5)
 UNION ALL
-SELECT 3, ?3, t.start_ms, t.end_ms, t.count, t.min, t.max, t.sum,
-       (SELECT first FROM blocks WHERE series_id = ?3 AND start_ms = t.start_ms),
-       (SELECT last FROM blocks WHERE series_id = ?3 AND start_ms = t.last_ms),
-       0, NULL
-FROM (SELECT min(start_ms) AS start_ms, max(start_ms) AS last_ms, max(end_ms) AS end_ms,
-             sum(count) AS count, min(min) AS min, max(max) AS max,
-             CASE WHEN max(abs(sum)) > 1.7976931348623157e308 THEN 9e999 ELSE sum(sum) END AS sum
-      FROM blocks
-      WHERE series_id = ?3 AND start_ms >= ?4 AND start_ms < ?5 AND end_ms < ?5) AS t
-WHERE t.count > 0
+SELECT 3, ?3, oldest.start_ms, newest.end_ms, t.count, t.min, t.max, coalesce(t.sum, 9e999),
+       oldest.first, newest.last, 0, NULL
+FROM (SELECT start_ms, first FROM blocks
+      WHERE series_id = ?3 AND start_ms >= ?4 AND start_ms < ?5 AND end_ms < ?5
+      ORDER BY start_ms LIMIT 1) AS oldest
+CROSS JOIN (SELECT end_ms, last FROM blocks
+            WHERE series_id = ?3 AND start_ms >= ?4 AND start_ms < ?5 AND end_ms < ?5
+            ORDER BY start_ms DESC LIMIT 1) AS newest
+CROSS JOIN (SELECT sum(count) AS count, min(min) AS min, max(max) AS max, sum(sum) AS sum
+            FROM blocks
+            WHERE series_id = ?3 AND start_ms >= ?4 AND start_ms < ?5 AND end_ms < ?5) AS t

@@ -1,5 +1,8 @@
 //! The scan over both tiers.
 
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+
 use futures_util::{StreamExt, stream};
 
 use super::{Reading, Tiered};
@@ -11,12 +14,17 @@ use crate::metrics::{
 };
 use crate::pipeline::cursor::Pair;
 
+/// The most samples, roughly, that are read between two looks whether something is moved; the first
+/// batch is handed on at once.
+const STEP_SAMPLES_MAX: usize = 8 * SCAN_BATCH_SAMPLES_MAX;
+
 /// Streams what both tiers hold; where both have a sample the hot one counts.
 ///
 /// A scan may take longer than a move. If one began or ended since the tiers were opened, they are
 /// opened again, and what was returned before is passed over.
 pub(super) fn scan(store: &Tiered, filter: SeriesFilter, range: TimeRange) -> ScanStream<'_> {
-    let scan = Scan { store, filter, range, open: None, after: None };
+    let ready = VecDeque::new();
+    let scan = Scan { store, filter, range, open: None, step: 1, ready, after: None };
     end_after_error(stream::try_unfold(scan, |mut scan| async move {
         Ok(scan.next().await?.map(|batch| (batch, scan)))
     }))
@@ -28,28 +36,33 @@ struct Scan<'a> {
     range: TimeRange,
     /// The tiers side by side, and the view for which they were opened.
     open: Option<(Reading<'a>, Pair<'a>)>,
-    /// The last sample that was returned.
+    /// Samples, roughly, to read next.
+    step: usize,
+    /// Batches that were read while nothing was moved.
+    ready: VecDeque<SeriesSamples>,
+    /// The last sample of them.
     after: Option<(SeriesKey, i64)>,
 }
 
 impl<'a> Scan<'a> {
     async fn next(&mut self) -> Result<Option<SeriesSamples>> {
-        loop {
+        while self.ready.is_empty() {
             let (mut reading, mut pair) = match self.open.take() {
                 Some(open) => open,
                 None => self.open()?,
             };
-            let batch = collect(&mut pair, self.after.as_ref()).await?;
+            let batches = collect(&mut pair, self.step, self.after.as_ref()).await?;
             if !reading.is_settled().await? {
                 continue;
             }
-            if let Some(last) = batch.as_ref().and_then(|batch| batch.samples.last()) {
-                let series = batch.as_ref().map(|batch| batch.series.clone());
-                self.after = series.map(|series| (series, floor_ms(last.timestamp)));
-            }
+            let Some(last) = batches.back() else { return Ok(None) };
+            let last_ms = last.samples.last().map(|sample| floor_ms(sample.timestamp));
+            self.after = last_ms.map(|ms| (last.series.clone(), ms));
             self.open = Some((reading, pair));
-            return Ok(batch);
+            self.ready = batches;
+            self.step = (2 * self.step).clamp(SCAN_BATCH_SAMPLES_MAX, STEP_SAMPLES_MAX);
         }
+        Ok(self.ready.pop_front())
     }
 
     fn open(&self) -> Result<(Reading<'a>, Pair<'a>)> {
@@ -64,28 +77,50 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// Returns the next samples of one series, those up to `after` left out.
+/// Returns the next batches, of `step` samples or more, what is up to `after` left out; none at the
+/// end.
 async fn collect(
     pair: &mut Pair<'_>,
+    step: usize,
     after: Option<&(SeriesKey, i64)>,
-) -> Result<Option<SeriesSamples>> {
-    let mut batch: Option<SeriesSamples> = None;
+) -> Result<VecDeque<SeriesSamples>> {
+    let (mut batches, mut samples) = (VecDeque::<SeriesSamples>::new(), 0);
     while let Some(which) = pair.next().await? {
-        let place = if which.is_ge() { pair.right.head() } else { pair.left.head() };
-        let Some((series, sample)) = place else { break };
-        let is_old =
-            after.is_some_and(|(last, ms)| (series, floor_ms(sample.timestamp)) <= (last, *ms));
-        if !is_old {
-            let batch = batch.get_or_insert_with(|| SeriesSamples {
-                series: series.clone(),
-                samples: Vec::new(),
-            });
-            if batch.series != *series || batch.samples.len() == SCAN_BATCH_SAMPLES_MAX {
-                break;
-            }
-            batch.samples.push(sample.clone());
+        let is_enough = samples >= step && !goes_on(pair, which, batches.back());
+        if is_enough || samples >= step + SCAN_BATCH_SAMPLES_MAX {
+            break;
         }
-        pair.advance(which);
+        let Some(mut run) = pair.take(which) else { break };
+        if let Some((series, ms)) = after {
+            leave_out(&mut run, series, *ms);
+        }
+        samples += run.samples.len();
+        match batches.back_mut() {
+            _ if run.samples.is_empty() => {}
+            Some(last) if fits(last, &run) => last.samples.append(&mut run.samples),
+            _ => batches.push_back(run),
+        }
     }
-    Ok(batch)
+    Ok(batches)
+}
+
+/// Whether what comes next belongs into the last batch.
+fn goes_on(pair: &Pair<'_>, which: Ordering, last: Option<&SeriesSamples>) -> bool {
+    let (Some(last), Some((series, _))) = (last, pair.head(which)) else { return false };
+    last.series == *series && last.samples.len() < SCAN_BATCH_SAMPLES_MAX
+}
+
+/// Whether short runs of the same series make one batch.
+fn fits(last: &SeriesSamples, run: &SeriesSamples) -> bool {
+    last.series == run.series && last.samples.len() + run.samples.len() <= SCAN_BATCH_SAMPLES_MAX
+}
+
+/// Removes the samples that come no later than this place in the order of a scan.
+fn leave_out(run: &mut SeriesSamples, series: &SeriesKey, ms: i64) {
+    let old = match run.series.cmp(series) {
+        Ordering::Less => run.samples.len(),
+        Ordering::Equal => run.samples.partition_point(|sample| floor_ms(sample.timestamp) <= ms),
+        Ordering::Greater => 0,
+    };
+    run.samples.drain(..old);
 }
