@@ -246,9 +246,8 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "every_process_applies_the_policy",
         file: "pipeline/retention/plan.rs",
-        right: "margin.is_some_and(|margin|
-            now - turn.retained() < span(margin) && now >= turn.retained())",
-        wrong: "{ let _ = margin; false }",
+        right: "interval.is_some_and(|interval| !is_due(turn.retained(), now, interval))",
+        wrong: "{ let _ = interval; false }",
         caught_by: Unit(
             "pipeline::retention::tests::one_of_several_tasks_applies_the_policy_in_an_interval",
         ),
@@ -256,8 +255,8 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "an_age_cuts_a_window_of_rollups",
         file: "pipeline/retention/plan.rs",
-        right: "place.align(floor_ms(cutoff))",
-        wrong: "cutoff",
+        right: "place.align(floor_ms(before(now, rule.age?)))",
+        wrong: "before(now, rule.age?)",
         caught_by: Unit("pipeline::retention::tests::an_age_within_a_day_keeps_the_whole_day"),
     },
     Mutant {
