@@ -30,7 +30,7 @@ fn records() -> Vec<MetricRecord> {
 async fn open(dir: &Path) -> Tiered {
     let url = |scheme: &str, name: &str| format!("{scheme}://{}", dir.join(name).display());
     let options = TieredOptions::default()
-        .with_lease(Duration::from_millis(800))
+        .with_lease(Duration::from_millis(1500))
         .with_wait_max(Duration::from_secs(60));
     let hot = connect(&url("sqlite", "hot.db")).await.unwrap();
     let cold = connect(&url("parquet", "cold")).await.unwrap();
@@ -105,11 +105,23 @@ async fn check(dir: &Path) {
     store.write_batch(&late).await.unwrap();
     plain.write_batch(&late).await.unwrap();
     assert_same(&store, &plain).await;
-    archive(&store, &options(), |_| {}).await.unwrap();
+    archive_to_the_end(&store).await;
     assert_same(&store, &plain).await;
     let hot = store.hot().stats().await.unwrap();
     assert_eq!((hot.total_metrics, hot.oldest_metric), (72, Some(time(DAYS * 1440))));
     store.close().await.unwrap();
+}
+
+/// Archives until it is done: on a busy machine a turn as short as this may run out, and whoever lost
+/// it is told to come again.
+async fn archive_to_the_end(store: &Tiered) {
+    for _ in 0..20 {
+        match archive(store, &options(), |_| {}).await {
+            Ok(_) => return,
+            Err(error) => assert!(error.is_retryable(), "{error}"),
+        }
+    }
+    panic!("no turn was long enough");
 }
 
 async fn assert_same(store: &Tiered, plain: &InMemory) {
