@@ -19,8 +19,8 @@ use storage_core::{
 use crate::codec::frame::{self, Entry};
 use crate::codec::{RawSample, corrupt};
 use crate::error::from_sqlx;
+use crate::gathered::gathered;
 use crate::head::HeadView;
-use crate::portions::portions;
 use crate::slice::{BlockRow, Slice};
 use crate::store::Store;
 use crate::tails::Tail;
@@ -352,18 +352,16 @@ impl Store {
         blocks: &Blocks,
     ) -> Result<(Snapshot, Vec<(i64, SeriesKey)>)> {
         let query = bind(blocks, head.applied_id, known_id, &ids);
-        let mut rows = portions(query.fetch(&self.readers));
+        let mut rows = gathered(query.fetch(&self.readers));
         let (mut state, mut found, mut series) = (None, Vec::new(), Vec::new());
         let (mut journal, mut tails) = (Vec::new(), Vec::new());
-        while let Some(portion) = rows.try_next().await? {
-            for row in portion {
-                match number(&row, 0)? {
-                    0 => state = Some(state_of(&row)?),
-                    1 => journal.push(journal_row(&row)?),
-                    2 => series.push((number(&row, 1)?, key_of(&row)?)),
-                    _ if matches!(blocks, Blocks::Totals) => tails.push(tail_of(&row)?),
-                    _ => found.push(block_of(&row)?),
-                }
+        while let Some(row) = rows.try_next().await? {
+            match number(&row, 0)? {
+                0 => state = Some(state_of(&row)?),
+                1 => journal.push(journal_row(&row)?),
+                2 => series.push((number(&row, 1)?, key_of(&row)?)),
+                _ if matches!(blocks, Blocks::Totals) => tails.push(tail_of(&row)?),
+                _ => found.push(block_of(&row)?),
             }
         }
         drop(rows);

@@ -12,14 +12,14 @@ use crate::metrics::{Sample, ScanStream, SeriesKey, SeriesSamples};
 pub(crate) struct Cursor<'a> {
     /// `None` after the end: a stream must not be polled again then.
     stream: Option<ScanStream<'a>>,
-    batch: Option<SeriesSamples>,
-    at: usize,
+    /// What is left of a batch, and whose it is.
+    batch: Option<(SeriesKey, std::vec::IntoIter<Sample>)>,
 }
 
 impl<'a> Cursor<'a> {
     /// Starts before the first sample; [`fill`](Self::fill) goes to it.
     pub(crate) fn new(stream: ScanStream<'a>) -> Self {
-        Self { stream: Some(stream), batch: None, at: 0 }
+        Self { stream: Some(stream), batch: None }
     }
 
     /// Sees to it that [`head`](Self::head) is a sample, unless the scan is over.
@@ -30,42 +30,48 @@ impl<'a> Cursor<'a> {
             if !matches!(next, Ok(Some(_))) {
                 self.stream = None;
             }
-            (self.batch, self.at) = (next?, 0);
+            self.batch = next?.map(|batch| (batch.series, batch.samples.into_iter()));
         }
         Ok(())
     }
 
     /// The sample here; `None` at the end, or where a batch has ended and `fill` comes next.
     pub(crate) fn head(&self) -> Option<(&SeriesKey, &Sample)> {
-        let batch = self.batch.as_ref()?;
-        Some((&batch.series, batch.samples.get(self.at)?))
+        let (series, rest) = self.batch.as_ref()?;
+        Some((series, rest.as_slice().first()?))
     }
 
     /// Goes past the sample here.
     pub(crate) fn advance(&mut self) {
-        self.at += 1;
+        if let Some((_, rest)) = &mut self.batch {
+            rest.next();
+        }
     }
 
     /// Takes the samples from here on that come before `limit` in the order of a scan, as far as the
     /// batch goes.
     fn take_before(&mut self, limit: Option<(&SeriesKey, &Sample)>) -> Option<SeriesSamples> {
-        let mut batch = self.batch.take()?;
-        let rest = batch.samples.get(self.at..).unwrap_or_default();
-        let len = match limit.map(|(series, sample)| (batch.series.cmp(series), sample)) {
+        let (series, rest) = self.batch.as_ref()?;
+        let len = match limit.map(|(limit, sample)| (series.cmp(limit), sample)) {
             None | Some((Ordering::Less, _)) => rest.len(),
             Some((Ordering::Greater, _)) => 0,
             Some((Ordering::Equal, limit)) => {
                 let limit_ms = floor_ms(limit.timestamp);
-                rest.partition_point(|sample| floor_ms(sample.timestamp) < limit_ms)
+                rest.as_slice().partition_point(|sample| floor_ms(sample.timestamp) < limit_ms)
             }
         };
-        if len == batch.samples.len() {
-            return Some(batch);
+        self.take(len)
+    }
+
+    /// Takes so many samples from here on, as far as the batch goes; all that is left is not copied.
+    fn take(&mut self, len: usize) -> Option<SeriesSamples> {
+        let (series, mut rest) = self.batch.take()?;
+        if len >= rest.len() {
+            return Some(SeriesSamples { series, samples: rest.collect() });
         }
-        let mut samples = batch.samples.split_off(self.at);
-        batch.samples = samples.split_off(len);
-        let run = SeriesSamples { series: batch.series.clone(), samples };
-        (self.batch, self.at) = (Some(batch), 0);
+        let samples = rest.by_ref().take(len).collect();
+        let run = SeriesSamples { series: series.clone(), samples };
+        self.batch = Some((series, rest));
         Some(run)
     }
 }
@@ -114,10 +120,8 @@ impl<'a> Pair<'a> {
             Ordering::Less => self.left.take_before(self.right.head()),
             Ordering::Greater => self.right.take_before(self.left.head()),
             Ordering::Equal => {
-                let (series, sample) = self.head(which)?;
-                let one = SeriesSamples { series: series.clone(), samples: vec![sample.clone()] };
-                self.advance(which);
-                Some(one)
+                self.left.advance();
+                self.right.take(1)
             }
         }
     }
@@ -130,5 +134,46 @@ impl<'a> Pair<'a> {
         if which.is_ge() {
             self.right.advance();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::stream;
+
+    use super::*;
+    use crate::metrics::time::from_ms;
+
+    fn scan(batches: &[(&str, &[i64])], value: f64) -> ScanStream<'static> {
+        let sample = |ms: &i64| Sample { timestamp: from_ms(*ms), value, metadata: None };
+        let batch = |(server, times): &(&str, &[i64])| {
+            let samples = times.iter().map(sample).collect();
+            Ok(SeriesSamples { series: SeriesKey::new(*server, "m"), samples })
+        };
+        stream::iter(batches.iter().map(batch).collect::<Vec<_>>()).boxed()
+    }
+
+    #[tokio::test]
+    async fn runs_go_up_to_where_the_other_scan_goes_on() {
+        let left = scan(&[("a", &[1, 2, 4, 6]), ("a", &[7, 8]), ("b", &[1])], 1.0);
+        let right = scan(&[("a", &[4, 5]), ("c", &[0, 1])], 2.0);
+        let mut pair = Pair::new(left, right);
+        let mut runs = Vec::new();
+        while let Some(which) = pair.next().await.unwrap() {
+            let run = pair.take(which).unwrap();
+            let times: Vec<_> = run.samples.iter().map(|s| floor_ms(s.timestamp)).collect();
+            runs.push((run.series.server_id, times, run.samples[0].value));
+        }
+        let run = |server: &str, times: &[i64], value| (server.to_owned(), times.to_vec(), value);
+        let expected = [
+            run("a", &[1, 2], 1.0),
+            run("a", &[4], 2.0),
+            run("a", &[5], 2.0),
+            run("a", &[6], 1.0),
+            run("a", &[7, 8], 1.0),
+            run("b", &[1], 1.0),
+            run("c", &[0, 1], 2.0),
+        ];
+        assert_eq!(runs, expected);
     }
 }

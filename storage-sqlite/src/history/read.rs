@@ -10,7 +10,7 @@ use storage_core::{Error, ErrorKind, HistoryQuery, Matcher, RecordInfo, Result, 
 
 use super::write::read_names;
 use crate::error::from_sqlx;
-use crate::portions::portions;
+use crate::gathered::gathered;
 use crate::store::Store;
 
 /// Records by their place in the answer, and the values of each in the range, by time and id.
@@ -52,12 +52,10 @@ impl Store {
                 None => statement,
                 Some(limit) => statement.bind(limit),
             };
-            let mut rows = portions(statement.fetch(connection));
+            let mut rows = gathered(statement.fetch(connection));
             let mut found = Vec::new();
-            while let Some(portion) = rows.try_next().await? {
-                for row in portion {
-                    found.push(value_of(&row, name_of(&row, names)?)?);
-                }
+            while let Some(row) = rows.try_next().await? {
+                found.push(value_of(&row, name_of(&row, names)?)?);
             }
             Ok(found)
         })
