@@ -3,7 +3,7 @@
 //!
 //! Whole numbers come out a quarter smaller than the same values as `f64`, and twice as fast.
 
-use pco::ChunkConfig;
+use pco::{ChunkConfig, DeltaSpec};
 use storage_core::Error;
 
 use super::corrupt;
@@ -24,12 +24,20 @@ const SCALES: [f64; 7] = [1.0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6];
 /// default, which takes twice as long.
 const LEVEL: usize = 6;
 
+/// Fewer values than this are told how to be packed; pco itself packs them in every way that it knows
+/// to find out, which takes most of the time of sealing many series.
+const FEW: usize = 512;
+
 /// Appends values; all are finite and none is -0.0.
 pub(super) fn put_values(bytes: &mut Vec<u8>, values: &[f64]) -> Result<(), Error> {
     let config = ChunkConfig::default().with_compression_level(LEVEL);
     let Some((exponent, whole)) = as_whole(values) else {
         bytes.push(FLOATS);
         return put_pco(bytes, values, &config);
+    };
+    let config = match whole.len() < FEW {
+        true => config.with_delta_spec(DeltaSpec::TryConsecutive(order_of(&whole))),
+        false => config,
     };
     let small: Result<Vec<i32>, _> = whole.iter().map(|whole| i32::try_from(*whole)).collect();
     match small {
@@ -97,6 +105,30 @@ fn as_whole(values: &[f64]) -> Option<(u8, Vec<i64>)> {
     let exact = values.iter().all(|value| is_exact(*value, scale));
     let whole = values.iter().map(|value| nearest(value * scale));
     exact.then(|| (exponent as u8, whole.collect()))
+}
+
+/// Returns how often differences are to be taken, until taking more makes the numbers no smaller.
+fn order_of(numbers: &[i64]) -> usize {
+    const ORDER_MAX: usize = 2;
+    let mut left = numbers.to_vec();
+    let (mut order, mut bits) = (0, spread_bits(&left));
+    while order < ORDER_MAX && left.len() > 1 {
+        left = left.windows(2).map(|pair| pair[1].wrapping_sub(pair[0])).collect();
+        let bits_after = spread_bits(&left);
+        if bits_after >= bits {
+            break;
+        }
+        (order, bits) = (order + 1, bits_after);
+    }
+    order
+}
+
+/// Returns how many bits the distances of numbers from their median have together.
+fn spread_bits(numbers: &[i64]) -> u32 {
+    let mut sorted = numbers.to_vec();
+    let middle = sorted.len() / 2;
+    let (_, median, _) = sorted.select_nth_unstable(middle);
+    numbers.iter().map(|number| u64::BITS - number.abs_diff(*median).leading_zeros()).sum()
 }
 
 fn is_exact(value: f64, scale: f64) -> bool {
