@@ -14,13 +14,13 @@ use crate::config::{SqliteOptions, Synchronous};
 use crate::error::from_sqlx;
 
 /// The version of the tables that this library writes.
-pub(crate) const VERSION: i64 = 4;
+pub(crate) const VERSION: i64 = 5;
 
 /// The version that brought record history.
 pub(crate) const HISTORY_VERSION: i64 = 2;
 
-/// The version that brought events.
-pub(crate) const EVENTS_VERSION: i64 = 3;
+/// The version that brought events as they are now.
+pub(crate) const EVENTS_VERSION: i64 = 5;
 
 /// The version that brought jobs.
 pub(crate) const JOBS_VERSION: i64 = 4;
@@ -37,6 +37,7 @@ const STEPS: [&str; VERSION as usize] = [
     include_str!("sql/schema_v2.sql"),
     include_str!("sql/schema_v3.sql"),
     include_str!("sql/schema_v4.sql"),
+    include_str!("sql/schema_v5.sql"),
 ];
 
 /// Between attempts to open a file that another process is just creating or recovering.

@@ -1,6 +1,5 @@
 //! What all parts of one handle share: connections, the dictionary, the head, and its condition.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
@@ -34,8 +33,6 @@ pub(crate) struct Store {
     pub(crate) has_history: AtomicBool,
     /// The same for the tables of events.
     pub(crate) has_events: AtomicBool,
-    /// Names of streams by id, as far as they were asked for: they never change.
-    pub(crate) stream_names: RwLock<HashMap<i64, Arc<str>>>,
     /// Rung when this handle has appended events, and when it is closed.
     pub(crate) appended: Notify,
     /// The same for the tables of jobs.
@@ -86,7 +83,6 @@ impl Store {
             tails: RwLock::default(),
             record_names: RwLock::default(),
             has_history: AtomicBool::new(version >= schema::HISTORY_VERSION),
-            stream_names: RwLock::default(),
             has_events: AtomicBool::new(version >= schema::EVENTS_VERSION),
             appended: Notify::new(),
             has_jobs: AtomicBool::new(version >= schema::JOBS_VERSION),

@@ -101,7 +101,7 @@ async fn a_newer_version_is_refused_with_both_versions_and_unchanged() {
     let error = refusal(&path).await;
     assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{error:#}");
     assert_eq!(error.context("file_version"), Some("7"));
-    assert_eq!(error.context("supported_version"), Some("4"));
+    assert_eq!(error.context("supported_version"), Some("5"));
     assert_eq!(std::fs::read(&path).unwrap(), before);
 }
 

@@ -1,4 +1,4 @@
-//! What only SQLite has of events: damage that is found, plans that use the index, space that is
+//! What only SQLite has of events: damage that is found, plans that use an index, space that is
 //! given back, and what is read at once compared with what is read one by one.
 #![allow(clippy::unwrap_used)]
 
@@ -78,29 +78,120 @@ async fn a_replay_that_rests_holds_nothing_that_others_need() {
     store.close().await.unwrap();
 }
 
-#[tokio::test]
-async fn damage_is_an_error_and_found_by_check() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("store.db");
-    let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+/// A store with 200 events in chunks of 50, and rows of a projection.
+async fn store_of_200(path: &std::path::Path) -> SqliteBackend {
+    let store = SqliteBackend::open(SqliteOptions::new(path)).await.unwrap();
     let events = store.events();
-    events.append_all(&(0..200).map(event).collect::<Vec<_>>()).await.unwrap();
+    for first in (0..200).step_by(50) {
+        events.append_all(&(first..first + 50).map(event).collect::<Vec<_>>()).await.unwrap();
+    }
     let step = ProjectionStep::new("p", 0, 200).put("t", "a", json!(1)).put("t", "b", json!(2));
     events.project(&step).await.unwrap();
-    let mut connection = raw(&path).await;
-    let mut spoil = async |sql: &'static str| {
-        sqlx::raw_sql(sql).execute(&mut connection).await.unwrap();
-        store.check().await.unwrap().problems.len()
-    };
-    assert_eq!(spoil("UPDATE events SET payload = '{oops' WHERE sequence = 70").await, 1);
-    let error = events.read(&EventQuery::from(1)).await.unwrap_err();
-    assert_eq!((error.kind(), error.context("sequence")), (ErrorKind::Corrupt, Some("70")));
-    assert_eq!(events.read(&EventQuery::from(71)).await.unwrap().len(), 130);
-    assert_eq!(spoil("UPDATE projection_rows SET value_json = '?' WHERE key = 'a'").await, 2);
+    store
+}
+
+#[tokio::test]
+async fn damage_is_found_by_check() {
+    for (sql, expected) in [
+        (
+            "UPDATE event_chunks SET events = replace(events, '{\"n\":70}', '{oops')",
+            &["event 51: its chunk of 50 is damaged"] as &[_],
+        ),
+        (
+            "UPDATE event_chunks SET count = 49 WHERE first = 151",
+            &["event 151: its chunk of 49 is damaged"],
+        ),
+        (
+            "DELETE FROM event_chunks WHERE first = 101",
+            &[
+                "events 101 to 150: missing",
+                "the index of ids has 34 entries of no event",
+                "the index of streams has 7 entries of no event",
+            ],
+        ),
+        ("DELETE FROM event_ids WHERE sequence = 2", &["the index of ids lacks 1 entries"]),
+        (
+            "UPDATE event_streams SET version = 77 WHERE name = 's0'",
+            &["stream s0: its last event has another version"],
+        ),
+        (
+            "UPDATE event_streams SET name = 'x' WHERE name = 's1'",
+            &["the index of streams lacks 4 entries", "stream s1: it is unknown"],
+        ),
+        (
+            "UPDATE event_stream_chunks SET version = 3 WHERE first = 151 AND stream_id = 1",
+            &["the index of streams lacks 1 entries"],
+        ),
+        (
+            "UPDATE event_chunks SET events = replace(events, '[9,\"s3\"', '[8,\"s3\"')",
+            &["event 60: its version is not the next", "event 67: its version is not the next"],
+        ),
+        (
+            "UPDATE projection_rows SET value_json = '?' WHERE key = 'a'",
+            &["row p / t / a: damaged"],
+        ),
+        ("UPDATE projections SET id = 5", &["row ? / t / a: damaged", "row ? / t / b: damaged"]),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.db");
+        let store = store_of_200(&path).await;
+        assert_eq!(store.check().await.unwrap().problems, [""; 0]);
+        sqlx::raw_sql(sql).execute(&mut raw(&path).await).await.unwrap();
+        assert_eq!(store.check().await.unwrap().problems, expected, "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_an_error_and_the_rest_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = store_of_200(&path).await;
+    let events = store.events();
+    let spoil = "UPDATE event_chunks SET events = replace(events, '{\"n\":70}', '{oops');
+                 UPDATE projection_rows SET value_json = '?' WHERE key = 'a'";
+    sqlx::raw_sql(spoil).execute(&mut raw(&path).await).await.unwrap();
     let error = events.row::<u64>("p", "t", "a").await.unwrap_err();
     assert_eq!((error.kind(), error.context("key")), (ErrorKind::Corrupt, Some("a")));
-    assert_eq!(spoil("DELETE FROM events WHERE sequence = 100").await, 3);
-    assert_eq!(spoil("UPDATE events SET stream_id = 77 WHERE sequence = 150").await, 4);
+    for limit in [100, 1000] {
+        assert_eq!(events.read(&EventQuery::from(1).limit(limit)).await.unwrap().len(), 50);
+        let error = events.read(&EventQuery::from(51).limit(limit)).await.unwrap_err();
+        assert_eq!((error.kind(), error.context("sequence")), (ErrorKind::Corrupt, Some("51")));
+        assert_eq!(
+            events.read(&EventQuery::from(101).limit(limit)).await.unwrap().len(),
+            100.min(limit)
+        );
+    }
+    // What is damaged can be pruned, and nothing of it stays behind.
+    assert_eq!(events.prune_before(60).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(events.prune_before(111).await.unwrap(), 110);
+    assert_eq!(events.read(&EventQuery::from(1)).await.unwrap().len(), 90);
+    assert_eq!(store.check().await.unwrap().problems, ["row p / t / a: damaged"]);
+}
+
+/// People read the log by SQL.
+#[tokio::test]
+async fn the_view_shows_every_event() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = store_of_200(&path).await;
+    store.events().prune_before(21).await.unwrap();
+    let rows = sqlx::query(
+        "SELECT sequence, stream, version, event_id, event_type, stored_at, payload ->> 'n'
+         FROM event_log",
+    );
+    let rows = rows.fetch_all(&mut raw(&path).await).await.unwrap();
+    let found = |row: &sqlx::sqlite::SqliteRow| StoredEvent {
+        sequence: row.get::<i64, _>(0).cast_unsigned(),
+        stream: row.get(1),
+        version: row.get::<i64, _>(2).cast_unsigned(),
+        event_id: row.get(3),
+        event_type: row.get(4),
+        stored_at: from_ms(row.get(5)),
+        payload: json!({ "n": row.get::<i64, _>(6) }),
+    };
+    let found: Vec<_> = rows.iter().map(found).collect();
+    assert_eq!(found, read_by(&store.events(), usize::MAX).await);
+    assert_eq!(found.len(), 180);
 }
 
 #[tokio::test]
@@ -128,25 +219,31 @@ async fn questions_go_by_an_index() {
     let mut connection = raw(&path).await;
     for (question, by) in [
         (
-            "SELECT e.payload FROM event_streams AS s CROSS JOIN events AS e
-             INDEXED BY events_by_stream ON e.stream_id = s.id AND e.sequence >= 5
-             WHERE s.name = 'a' ORDER BY e.sequence LIMIT 10",
-            "events_by_stream (stream_id=? AND rowid>?)",
+            "SELECT m.first FROM event_streams AS s CROSS JOIN event_stream_chunks AS m
+             ON m.stream_id = s.id AND m.first >= 5
+             WHERE s.name = 'a' ORDER BY m.first LIMIT 10",
+            "SEARCH m USING PRIMARY KEY (stream_id=? AND first>?)",
         ),
         (
-            "SELECT e.payload FROM events AS e CROSS JOIN event_streams AS s ON s.id = e.stream_id
-             WHERE e.sequence >= 5 ORDER BY e.sequence LIMIT 10",
-            "SEARCH e USING INTEGER PRIMARY KEY (rowid>?)",
-        ),
-        (
-            "SELECT group_concat(e.payload) FROM events AS e NOT INDEXED
-             WHERE sequence BETWEEN 5 AND 10",
+            "SELECT events FROM event_chunks AS e
+             WHERE first >= coalesce((SELECT max(first) FROM event_chunks WHERE first <= 5), 0)
+             AND first < max(5, (SELECT min(first) FROM event_chunks)) + 7 ORDER BY first",
             "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
         ),
         (
-            "SELECT e.event_id FROM json_each('[1]') AS chosen CROSS JOIN events AS e
-             INDEXED BY events_by_id ON e.event_id = chosen.value",
-            "events_by_id (event_id=?)",
+            "SELECT group_concat(e.events) FROM event_chunks AS e WHERE first BETWEEN 5 AND 10",
+            "SEARCH e USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)",
+        ),
+        (
+            "SELECT i.event_id FROM json_each('[1]') AS chosen CROSS JOIN event_ids AS i
+             ON i.event_id = chosen.value",
+            "SEARCH i USING PRIMARY KEY (event_id=?)",
+        ),
+        (
+            "DELETE FROM event_stream_chunks AS e WHERE first < 7 AND stream_id IN (
+             SELECT s.id FROM json_each('[1]') AS chosen
+             CROSS JOIN event_streams AS s ON s.name = chosen.value)",
+            "SEARCH e USING PRIMARY KEY (stream_id=? AND first<?)",
         ),
     ] {
         let plan = format!("EXPLAIN QUERY PLAN {question}");

@@ -4,13 +4,15 @@
 
 use std::path::{Path, PathBuf};
 
+use sqlx::sqlite::SqliteConnectOptions;
+use sqlx::{ConnectOptions, Connection};
 use storage_core::metrics::time::from_ms;
 use storage_core::{
     Error, ErrorKind, EventQuery, EventStore, EventStoreExt, HealthStatus, HistoryQuery, JobQuery,
-    JobStore, MetricRecord, NewEvent, NewJob, RecordHistory, RecordHistoryExt, StorageBackend,
-    StoredValue, TimeRange,
+    JobStore, Matcher, MetricRecord, NewEvent, NewJob, RecordHistory, RecordHistoryExt,
+    StorageBackend, StoredValue, TimeRange,
 };
-use storage_sqlite::{SqliteBackend, SqliteOptions};
+use storage_sqlite::{SqliteBackend, SqliteEvents, SqliteOptions};
 
 const START_MS: i64 = 1_767_268_800_000;
 
@@ -103,6 +105,84 @@ async fn version_2_is_migrated_and_keeps_everything() {
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     }
+}
+
+/// The log of the file of version 4: two events that are pruned, three that are there.
+async fn assert_log_of_version_4(events: &SqliteEvents) {
+    let time = from_ms(START_MS);
+    let old = NewEvent::new(
+        "old",
+        "A",
+        serde_json::json!({"n": [1.0, -2, 1e300, 12_345_678_901_234_567_890_u64]}),
+    );
+    let quoted = serde_json::json!({"x": 0.1, "t": "z\"é]"});
+    let quoted = NewEvent::new("a \"quoted\" b", "B\\", quoted).with_id("i\"d").at(from_ms(-1));
+    let expected = [
+        quoted.into_stored(3, 1),
+        old.at(time).into_stored(4, 3),
+        NewEvent::new("new", "C", ().into()).with_id("last").at(time).into_stored(5, 1),
+    ];
+    assert_eq!(events.read(&EventQuery::from(1)).await.unwrap(), expected);
+    let of_stream = EventQuery::from(1).stream("old");
+    assert_eq!(events.read(&of_stream).await.unwrap(), expected[1..2]);
+}
+
+#[tokio::test]
+async fn version_4_is_migrated_and_keeps_everything() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of(dir.path(), 4);
+    let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    assert_metrics(&store).await;
+    let events = store.events();
+    assert_log_of_version_4(&events).await;
+    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+    // An event that is there already is not appended again, one that was pruned is.
+    for (id, sequence) in [("last", 5), ("gone", 6)] {
+        let event = NewEvent::new("new", "C", ().into()).with_id(id).at(from_ms(START_MS));
+        assert_eq!(events.append_all(&[event]).await.unwrap()[0].sequence, sequence);
+    }
+    assert_eq!(events.prune_before(7).await.unwrap(), 4);
+    let next = NewEvent::new("old", "A", 1.into());
+    let stored = events.append_all(&[next]).await.unwrap();
+    assert_eq!((stored[0].sequence, stored[0].version), (7, 4));
+    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+}
+
+/// The log goes on where it ended, even if it is empty.
+#[tokio::test]
+async fn version_4_without_events_keeps_the_end_of_its_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of(dir.path(), 4);
+    let mut connection = SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    sqlx::raw_sql("DELETE FROM events").execute(&mut connection).await.unwrap();
+    connection.close().await.unwrap();
+    let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    let events = store.events();
+    let extent = events.extent().await.unwrap();
+    assert_eq!((extent.first, extent.last), (6, 5));
+    assert_eq!(events.read(&EventQuery::from(1)).await.unwrap(), []);
+    let stored = events.append_all(&[NewEvent::new("old", "A", 1.into())]).await.unwrap();
+    assert_eq!((stored[0].sequence, stored[0].version), (6, 4));
+    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn events_of_version_4_are_not_read_without_being_migrated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = copy_of(dir.path(), 4);
+    let reader = SqliteBackend::open(SqliteOptions::new(&path).read_only(true)).await.unwrap();
+    assert_metrics(&reader).await;
+    let events = reader.events();
+    let refused: [Error; 4] = [
+        events.read(&EventQuery::from(1)).await.unwrap_err(),
+        events.extent().await.unwrap_err(),
+        events.projections().await.unwrap_err(),
+        events.streams(&Matcher::any()).await.unwrap_err(),
+    ];
+    assert!(refused.iter().all(|error| error.kind() == ErrorKind::VersionMismatch));
+    let writer = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    assert_log_of_version_4(&events).await;
+    writer.close().await.unwrap();
 }
 
 #[tokio::test]

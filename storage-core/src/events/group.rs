@@ -31,7 +31,7 @@ pub struct EventRow<J> {
     pub event_type: Arc<str>,
     /// Its time, in milliseconds since 1970.
     pub ms: i64,
-    /// Its payload.
+    /// Its payload, or more of it, as the backend writes it.
     pub json: J,
 }
 
@@ -47,20 +47,20 @@ pub struct Append<J> {
 }
 
 impl<J> Append<J> {
-    /// Takes a batch that is valid, and says where its verdict will be. `to_json` gives a payload
-    /// as the backend writes it, and its length in bytes.
+    /// Takes a batch that is valid, and says where its verdict will be. `to_json` gives what the
+    /// backend writes of an event as JSON, and its length in bytes.
     ///
     /// # Errors
     /// Those of `to_json`.
     pub fn new(
         events: &[NewEvent],
         expected: &[Expectation],
-        to_json: impl Fn(&serde_json::Value) -> Result<(J, usize)>,
+        to_json: impl Fn(&NewEvent) -> Result<(J, usize)>,
     ) -> Result<(Self, Slot)> {
         let (mut stream, mut event_type) = (Arc::from(""), Arc::from(""));
         let (mut bytes, mut weight) = (0, 0);
         let row = |event: &NewEvent| {
-            let (json, json_bytes) = to_json(&event.payload)?;
+            let (json, json_bytes) = to_json(event)?;
             bytes += ROW_BYTES + json_bytes;
             weight += 1 + json_bytes / BYTES_PER_WEIGHT;
             Ok(EventRow {
@@ -241,7 +241,7 @@ mod tests {
     use serde_json::json;
 
     fn append(events: &[NewEvent], expected: &[Expectation]) -> (Append<String>, Slot) {
-        Append::new(events, expected, |value| Ok((value.to_string(), 1))).unwrap()
+        Append::new(events, expected, |event| Ok((event.payload.to_string(), 1))).unwrap()
     }
 
     #[test]

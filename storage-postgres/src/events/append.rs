@@ -43,8 +43,8 @@ type EventRow = group::EventRow<Bytes>;
 
 /// Takes a batch that is valid, and says where its verdict will be.
 pub(super) fn prepare(events: &[NewEvent], expected: &[Expectation]) -> Result<(Append, Slot)> {
-    Append::new(events, expected, |payload| {
-        let json: Bytes = to_json(payload)?.into_vec().into();
+    Append::new(events, expected, |event| {
+        let json: Bytes = to_json(&event.payload)?.into_vec().into();
         let bytes = json.len();
         Ok((json, bytes))
     })

@@ -1,40 +1,37 @@
-//! Events into rows, within the transaction of a commit.
+//! Events into chunks, within the transaction of a commit.
 //!
 //! Several callers may be served by one transaction. Which of them are is decided in the core.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use storage_core::events::group::{self, Decision, Desk, Place, Slot, streams_of};
+use storage_core::events::group::{self, Decision, Desk, Slot, streams_of};
 use storage_core::{Error, ErrorKind, Expectation, NewEvent, Result};
 
+use super::chunk::{Accepted, NewChunk, chunks_of, tail_of};
 use super::names_json;
 use super::read;
 use crate::error::from_sqlx;
 use crate::insert;
 
 /// A batch on its way into the table.
-pub(crate) type Append = group::Append<Arc<str>>;
-
-type EventRow = group::EventRow<Arc<str>>;
+pub(crate) type Append = group::Append<Box<str>>;
 
 /// Takes a batch that is valid, and says where its verdict will be.
 pub(super) fn prepare(events: &[NewEvent], expected: &[Expectation]) -> Result<(Append, Slot)> {
-    Append::new(events, expected, |payload| {
-        let json = serde_json::to_string(payload).map_err(|error| {
-            Error::invalid("the payload cannot be written as JSON").with_source(error)
-        })?;
-        let bytes = json.len();
-        Ok((json.into(), bytes))
+    Append::new(events, expected, |event| {
+        let tail = tail_of(event)?;
+        let bytes = tail.len();
+        Ok((tail, bytes))
     })
 }
 
 /// Decides about each batch, and inserts those that are accepted.
 pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]) -> Result<()> {
     let stored = find_ids(connection, appends).await?;
-    let (mut ids, versions) = find_streams(connection, appends).await?;
+    let (mut ids, versions) = find_streams(connection, &streams_of(appends)).await?;
     let last = last_sequence(connection).await?;
     let mut desk = Desk::new(last.cast_unsigned(), versions, stored);
     let (mut accepted, mut known) = (Vec::new(), Vec::new());
@@ -47,9 +44,10 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]
     }
     if !accepted.is_empty() {
         write_streams(connection, &desk, &mut ids, &accepted).await?;
-        for rows in insert::parts(&accepted) {
-            insert_some(connection, rows, &ids).await?;
-        }
+        let chunks = chunks_of(&accepted);
+        write_chunks(connection, &chunks).await?;
+        index_streams(connection, &chunks, &ids).await?;
+        index_ids(connection, &accepted).await?;
     }
     for append in known {
         let ids: Vec<&str> = append.ids().collect();
@@ -70,8 +68,8 @@ async fn find_ids(
         return Ok(HashSet::new());
     }
     let rows = sqlx::query(
-        "SELECT e.event_id FROM json_each(?) AS chosen
-         CROSS JOIN events AS e INDEXED BY events_by_id ON e.event_id = chosen.value",
+        "SELECT i.event_id FROM json_each(?) AS chosen
+         CROSS JOIN event_ids AS i ON i.event_id = chosen.value",
     )
     .bind(names_json(&ids))
     .fetch_all(connection)
@@ -82,23 +80,21 @@ async fn find_ids(
 
 /// Whether an id is stored that is not smaller.
 async fn is_reached(connection: &mut SqliteConnection, id: &str) -> Result<bool> {
-    let reached = "SELECT EXISTS (
-        SELECT * FROM events INDEXED BY events_by_id WHERE event_id >= ?)";
+    let reached = "SELECT EXISTS (SELECT * FROM event_ids WHERE event_id >= ?)";
     let row = sqlx::query(reached).bind(id).fetch_one(connection).await;
     row.and_then(|row| row.try_get(0)).map_err(from_sqlx)
 }
 
-/// The streams that these batches touch or expect something of: their ids and their versions.
-async fn find_streams<'a>(
+/// The ids and the versions of streams, by name.
+pub(super) async fn find_streams<'a>(
     connection: &mut SqliteConnection,
-    appends: &'a [Append],
+    names: &[&'a str],
 ) -> Result<(HashMap<&'a str, i64>, HashMap<&'a str, u64>)> {
-    let names = streams_of(appends);
     let rows = sqlx::query(
         "SELECT chosen.key, s.id, s.version FROM json_each(?) AS chosen
          CROSS JOIN event_streams AS s ON s.name = chosen.value",
     )
-    .bind(names_json(&names))
+    .bind(names_json(names))
     .fetch_all(connection)
     .await
     .map_err(from_sqlx)?;
@@ -114,12 +110,10 @@ async fn find_streams<'a>(
 }
 
 pub(super) async fn last_sequence(connection: &mut SqliteConnection) -> Result<i64> {
-    let last = "SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'events'), 0)";
+    let last = "SELECT coalesce((
+        SELECT first + count - 1 FROM event_chunks ORDER BY first DESC LIMIT 1), 0)";
     crate::schema::number(connection, last).await
 }
-
-/// A row that is accepted, with its place.
-type Accepted<'a> = (&'a EventRow, Place);
 
 /// Stores the new versions of the streams that got events, and learns the ids of new ones.
 async fn write_streams<'a>(
@@ -132,14 +126,12 @@ async fn write_streams<'a>(
     changed.sort_unstable();
     changed.dedup();
     let pairs: Vec<(&str, u64)> = changed.iter().map(|name| (*name, desk.version(name))).collect();
-    let json = serde_json::to_string(&pairs)
-        .map_err(|error| internal("cannot list streams").with_source(error))?;
     let rows = sqlx::query(
         "INSERT INTO event_streams (name, version)
          SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
          ON CONFLICT (name) DO UPDATE SET version = excluded.version RETURNING id, name",
     )
-    .bind(json)
+    .bind(json_of(&pairs)?)
     .fetch_all(connection)
     .await
     .map_err(from_sqlx)?;
@@ -152,30 +144,78 @@ async fn write_streams<'a>(
     Ok(())
 }
 
-async fn insert_some(
+/// Stores chunks where there are none yet, or one without events.
+pub(super) async fn write_chunks(
     connection: &mut SqliteConnection,
-    rows: &[Accepted<'_>],
+    chunks: &[NewChunk<'_>],
+) -> Result<()> {
+    for some in insert::parts(chunks) {
+        let places = vec!["(?,?,?)"; some.len()].join(",");
+        let sql = format!(
+            "INSERT INTO event_chunks (first, count, events) VALUES {places}
+             ON CONFLICT (first) DO UPDATE SET count = excluded.count, events = excluded.events
+             WHERE event_chunks.count = 0"
+        );
+        // The places alone vary.
+        let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));
+        for chunk in some {
+            let (first, count) = (chunk.first.cast_signed(), chunk.count as i64);
+            statement = statement.bind(first).bind(count).bind(chunk.text.as_str());
+        }
+        let inserted = statement.execute(&mut *connection).await.map_err(from_sqlx)?;
+        if inserted.rows_affected() != some.len() as u64 {
+            return Err(internal("a chunk of events is there already"));
+        }
+    }
+    Ok(())
+}
+
+/// Says which chunks hold events of a stream.
+pub(super) async fn index_streams(
+    connection: &mut SqliteConnection,
+    chunks: &[NewChunk<'_>],
     ids: &HashMap<&str, i64>,
 ) -> Result<()> {
-    let places = vec!["(?,?,?,?,?,?,?)"; rows.len()].join(",");
-    let sql = format!(
-        "INSERT INTO events
-         (sequence, stream_id, version, event_id, event_type, stored_at, payload) VALUES {places}"
-    );
-    // The places alone vary.
-    let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));
-    for (row, (sequence, version)) in rows {
-        let stream_id = ids.get(&*row.stream);
-        statement = statement
-            .bind(sequence.cast_signed())
-            .bind(stream_id.ok_or_else(|| internal("a stream that was added is not there"))?)
-            .bind(version.cast_signed())
-            .bind(row.event_id.clone())
-            .bind(Arc::clone(&row.event_type))
-            .bind(row.ms)
-            .bind(Arc::clone(&row.json));
+    let mut entries = Vec::new();
+    for chunk in chunks {
+        for (stream, version) in &chunk.streams {
+            let id = ids.get(&**stream);
+            let id = id.ok_or_else(|| internal("a stream that was added is not there"))?;
+            entries.push((*id, chunk.first, *version));
+        }
     }
-    statement.execute(connection).await.map(drop).map_err(from_sqlx)
+    sqlx::query(
+        "INSERT INTO event_stream_chunks (stream_id, first, version)
+         SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
+    )
+    .bind(json_of(&entries)?)
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(from_sqlx)
+}
+
+/// Says which numbers the events have that have ids; all follow each other.
+async fn index_ids(connection: &mut SqliteConnection, accepted: &[Accepted<'_>]) -> Result<()> {
+    let ids: Vec<Option<&str>> = accepted.iter().map(|(row, _)| row.event_id.as_deref()).collect();
+    if ids.iter().all(Option::is_none) {
+        return Ok(());
+    }
+    sqlx::query(
+        "INSERT INTO event_ids (event_id, sequence)
+         SELECT value, ?1 + key FROM json_each(?2) WHERE type = 'text'",
+    )
+    .bind(accepted[0].1.0.cast_signed())
+    .bind(json_of(&ids)?)
+    .execute(connection)
+    .await
+    .map(drop)
+    .map_err(from_sqlx)
+}
+
+pub(super) fn json_of(values: &impl Serialize) -> Result<String> {
+    serde_json::to_string(values)
+        .map_err(|error| internal("cannot list what is appended").with_source(error))
 }
 
 fn internal(problem: &'static str) -> Error {

@@ -1,14 +1,15 @@
 //! The event store on SQLite: each method checks, delegates to `append`, `read`, `project` or
 //! `prune`, and names itself in the error.
 //!
-//! Events are plain rows, appended by the task that commits everything else.
+//! Events are stored in chunks, appended by the task that commits everything else.
 
 pub(crate) mod append;
 pub(crate) mod check;
-mod chunks;
+mod chunk;
 mod project;
 mod prune;
 mod read;
+mod replay;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +82,7 @@ impl SqliteEvents {
     async fn try_read(&self, query: &EventQuery) -> Result<Vec<StoredEvent>> {
         self.store.check_open()?;
         query.validate()?;
-        if query.limit < read::CHUNKS_FROM {
+        if query.limit < read::READ_AHEAD_FROM {
             return self.store.read_events(query).await;
         }
         // In a task of its own: it goes on while nobody polls, and ends when nobody waits any more.
@@ -121,7 +122,7 @@ impl EventStore for SqliteEvents {
     }
 
     fn reads_ahead(&self, query: &EventQuery) -> bool {
-        query.limit >= read::CHUNKS_FROM
+        query.limit >= read::READ_AHEAD_FROM
     }
 
     async fn extent(&self) -> Result<LogExtent> {

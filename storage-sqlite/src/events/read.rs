@@ -1,46 +1,56 @@
 //! Answers questions about the log, each within one snapshot.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures_util::TryStreamExt;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
-use storage_core::metrics::time::from_ms;
 use storage_core::{
     Error, ErrorKind, EventQuery, LogExtent, Matcher, Result, StoredEvent, StreamInfo,
 };
 
 use super::append::last_sequence;
+use super::chunk::{self, Part};
 use super::names_json;
 use crate::error::from_sqlx;
 use crate::schema::number;
 use crate::store::Store;
 
-/// The most that a page holds that is read row by row, in events and, unless it is a single one, in
+/// The most that a page holds that is read chunk by chunk, in events and, unless it is a single one, in
 /// bytes of payloads.
 const PAGE_EVENTS: usize = 4096;
 const PAGE_BYTES: usize = 4 << 20;
 
-/// From so many events on they are read in chunks, by tasks of their own.
-pub(super) const CHUNKS_FROM: usize = 64;
+/// From so many events on they are read by tasks of their own.
+pub(super) const READ_AHEAD_FROM: usize = 512;
 
+/// The chunks that hold ?2 events from number ?1 on.
 const ALL: &str = "
-    SELECT e.sequence, s.name, e.version, e.event_id, e.event_type, e.stored_at, e.payload
-    FROM events AS e CROSS JOIN event_streams AS s ON s.id = e.stream_id
-    WHERE e.sequence >= ?1 ORDER BY e.sequence LIMIT ?2";
+    SELECT first, events FROM event_chunks
+    WHERE first >= coalesce((SELECT max(first) FROM event_chunks WHERE first <= ?1), 0)
+        AND first < max(?1, (SELECT min(first) FROM event_chunks)) + ?2
+    ORDER BY first";
 
+/// The chunks that hold ?2 events of the stream ?3 from number ?1 on: the one that the number is in, and
+/// by the versions so many after it as are needed.
 const OF_STREAM: &str = "
-    SELECT e.sequence, s.name, e.version, e.event_id, e.event_type, e.stored_at, e.payload
-    FROM event_streams AS s CROSS JOIN events AS e INDEXED BY events_by_stream
-        ON e.stream_id = s.id AND e.sequence >= ?1
-    WHERE s.name = ?3 ORDER BY e.sequence LIMIT ?2";
+    WITH near AS MATERIALIZED (
+        SELECT m.first, m.version FROM event_streams AS s
+        CROSS JOIN event_stream_chunks AS m ON m.stream_id = s.id
+            AND m.first >= coalesce((SELECT max(first) FROM event_stream_chunks
+                                     WHERE stream_id = s.id AND first <= ?1), 0)
+        WHERE s.name = ?3 ORDER BY m.first LIMIT ?2 + 1)
+    SELECT c.first, c.events FROM near CROSS JOIN event_chunks AS c ON c.first = near.first
+    WHERE near.first <= ?1 OR near.version < ?2 + (SELECT min(version) FROM near WHERE first > ?1)
+    ORDER BY near.first";
 
+/// The chunks that hold the events with these ids.
 const BY_IDS: &str = "
-    SELECT e.sequence, s.name, e.version, e.event_id, e.event_type, e.stored_at, e.payload
-    FROM json_each(?1) AS chosen
-    CROSS JOIN events AS e INDEXED BY events_by_id ON e.event_id = chosen.value
-    CROSS JOIN event_streams AS s ON s.id = e.stream_id";
+    SELECT first, events FROM event_chunks WHERE first IN (
+        SELECT (SELECT max(first) FROM event_chunks WHERE first <= i.sequence)
+        FROM json_each(?1) AS chosen CROSS JOIN event_ids AS i ON i.event_id = chosen.value)";
 
 impl Store {
     /// A page of events.
@@ -53,11 +63,16 @@ impl Store {
             return Ok(Vec::new());
         }
         if query.stream.is_none()
-            && query.limit >= CHUNKS_FROM
-            && let Some(page) = self.read_chunks(from, query.limit).await?
+            && query.limit >= READ_AHEAD_FROM
+            && let Some(page) = self.read_stretches(from, query.limit).await?
         {
             return Ok(page);
         }
+        self.read_chunks(from, query).await
+    }
+
+    /// A page of events, chunk by chunk.
+    async fn read_chunks(&self, from: i64, query: &EventQuery) -> Result<Vec<StoredEvent>> {
         let limit = query.limit.min(PAGE_EVENTS);
         let mut connection = self.readers.acquire().await.map_err(from_sqlx)?;
         let sql = if query.stream.is_some() { OF_STREAM } else { ALL };
@@ -65,15 +80,24 @@ impl Store {
         if let Some(stream) = &query.stream {
             statement = statement.bind(stream);
         }
+        let is_asked = |sequence: u64, part: &Part<'_>| {
+            sequence >= query.from && query.stream.as_ref().is_none_or(|stream| part.1 == **stream)
+        };
         let mut rows = statement.fetch(&mut *connection);
         let (mut page, mut bytes) = (Vec::new(), 0);
         while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
-            let payload: &str = row.try_get(6).map_err(from_sqlx)?;
-            bytes += payload.len();
-            if bytes > PAGE_BYTES && !page.is_empty() {
-                break;
+            let parts = match parts_of(&row) {
+                // What is before a damaged chunk can be read; the next page begins with it.
+                Err(_) if !page.is_empty() => return Ok(page),
+                parts => parts?,
+            };
+            for (sequence, part) in parts.filter(|(sequence, part)| is_asked(*sequence, part)) {
+                bytes += part.payload_bytes();
+                if page.len() == limit || (bytes > PAGE_BYTES && !page.is_empty()) {
+                    return Ok(page);
+                }
+                page.push(part.into_event(sequence)?);
             }
-            page.push(event_of(&row, payload)?);
         }
         Ok(page)
     }
@@ -123,27 +147,40 @@ impl Store {
 
     /// Whether the file has the tables: one of an older version that is open for reading alone
     /// may not.
+    ///
+    /// # Errors
+    /// `VersionMismatch` if it has those of an older version.
     pub(super) async fn finds_events(&self) -> Result<bool> {
         if self.has_events.load(Ordering::Acquire) {
             return Ok(true);
         }
         let mut connection = self.readers.acquire().await.map_err(from_sqlx)?;
-        let sql = "SELECT count(*) FROM sqlite_schema WHERE name = 'events'";
-        let found = number(&mut connection, sql).await? > 0;
-        self.has_events.store(found, Ordering::Release);
-        Ok(found)
+        if finds_table(&mut connection, "event_chunks").await? {
+            self.has_events.store(true, Ordering::Release);
+            return Ok(true);
+        }
+        match finds_table(&mut connection, "events").await? {
+            true => Err(older_tables()),
+            false => Ok(false),
+        }
     }
+}
+
+pub(super) async fn finds_table(connection: &mut SqliteConnection, name: &str) -> Result<bool> {
+    let found = "SELECT EXISTS (SELECT * FROM sqlite_schema WHERE name = ?)";
+    let row = sqlx::query(found).bind(name).fetch_one(connection).await;
+    row.and_then(|row| row.try_get(0)).map_err(from_sqlx)
+}
+
+fn older_tables() -> Error {
+    let problem = "the file keeps events as an older version did; open it for writing once";
+    Error::new(ErrorKind::VersionMismatch, problem)
 }
 
 /// Where the log begins and ends, within a transaction.
 pub(super) async fn extent(connection: &mut SqliteConnection) -> Result<LogExtent> {
     let last = last_sequence(connection).await?;
-    let first = sqlx::query("SELECT coalesce(min(sequence), ?) FROM events")
-        .bind(last + 1)
-        .fetch_one(connection)
-        .await
-        .and_then(|row| row.try_get::<i64, _>(0))
-        .map_err(from_sqlx)?;
+    let first = number(connection, "SELECT coalesce(min(first), 1) FROM event_chunks").await?;
     Ok(LogExtent { first: first.cast_unsigned(), last: last.cast_unsigned() })
 }
 
@@ -152,27 +189,21 @@ pub(super) async fn by_ids(
     connection: &mut SqliteConnection,
     ids: &[&str],
 ) -> Result<Vec<StoredEvent>> {
+    let wanted: HashSet<&str> = ids.iter().copied().collect();
     let rows = sqlx::query(BY_IDS).bind(names_json(ids)).fetch_all(connection).await;
-    let event = |row: &SqliteRow| event_of(row, row.try_get(6).map_err(from_sqlx)?);
-    rows.map_err(from_sqlx)?.iter().map(event).collect()
+    let mut found = Vec::new();
+    for row in rows.map_err(from_sqlx)? {
+        for (sequence, part) in parts_of(&row)? {
+            if part.2.as_deref().is_some_and(|id| wanted.contains(id)) {
+                found.push(part.into_event(sequence)?);
+            }
+        }
+    }
+    Ok(found)
 }
 
-fn event_of(row: &SqliteRow, payload: &str) -> Result<StoredEvent> {
-    let number = |index| row.try_get::<i64, _>(index).map_err(from_sqlx);
-    let text = |index| row.try_get::<String, _>(index).map_err(from_sqlx);
-    let sequence = number(0)?.cast_unsigned();
-    let payload = serde_json::from_str(payload).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, "a stored payload is no JSON")
-            .with_context("sequence", sequence)
-            .with_source(error)
-    })?;
-    Ok(StoredEvent {
-        sequence,
-        stream: text(1)?,
-        version: number(2)?.cast_unsigned(),
-        event_id: row.try_get(3).map_err(from_sqlx)?,
-        event_type: text(4)?,
-        stored_at: from_ms(number(5)?),
-        payload,
-    })
+/// The events of a chunk with their numbers, out of a row of its first number and its text.
+fn parts_of(row: &SqliteRow) -> Result<impl Iterator<Item = (u64, Part<'_>)>> {
+    let first = row.try_get::<i64, _>(0).map_err(from_sqlx)?.cast_unsigned();
+    Ok((first..).zip(chunk::parts(first, row.try_get(1).map_err(from_sqlx)?)?))
 }
