@@ -429,8 +429,10 @@ impl StorageBackend for Tiered {
     async fn stats(&self) -> Result<StorageStats> {
         let mut reading = self.reading("stats")?;
         let any = SeriesFilter::any();
-        let series = reading.settled_series(&any).await?;
-        let (hot, cold) = futures_util::join!(self.tiers.hot.stats(), self.tiers.cold.stats());
+        let series = reading.settled_series(&any);
+        let (series, hot, cold) =
+            futures_util::join!(series, self.tiers.hot.stats(), self.tiers.cold.stats());
+        let series = series?;
         Ok(StorageStats {
             total_metrics: series.iter().map(|info| info.count).sum(),
             series: series.len() as u64,
