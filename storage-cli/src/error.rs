@@ -52,7 +52,9 @@ fn advice_for(error: &storage::Error) -> Option<&'static str> {
         ErrorKind::StorageFull => "make room, then repeat",
         ErrorKind::PermissionDenied => "check the owner and the rights of the store",
         ErrorKind::Corrupt => "run `storage check`, and restore a backup if it confirms",
-        ErrorKind::VersionMismatch => "use a newer version of this program",
+        ErrorKind::VersionMismatch => {
+            "use a newer version of this program, or open an older store for writing once"
+        }
         ErrorKind::Io => "see that the path is right and the disk works, then repeat",
         ErrorKind::Internal => "please report it",
         _ => return None,

@@ -155,7 +155,7 @@ async fn what_is_damaged_is_an_error_and_the_rest_can_be_read() {
     for limit in [100, 1000] {
         assert_eq!(events.read(&EventQuery::from(1).limit(limit)).await.unwrap().len(), 50);
         let error = events.read(&EventQuery::from(51).limit(limit)).await.unwrap_err();
-        assert_eq!((error.kind(), error.context("sequence")), (ErrorKind::Corrupt, Some("51")));
+        assert_eq!((error.kind(), error.context("sequence")), (ErrorKind::Corrupt, Some("71")));
         assert_eq!(
             events.read(&EventQuery::from(101).limit(limit)).await.unwrap().len(),
             100.min(limit)

@@ -116,10 +116,10 @@ fn next_chunk<'a>(accepted: &'a [Accepted<'a>]) -> NewChunk<'a> {
 /// Returns what a chunk holds from a number on that it holds.
 pub(super) fn rest(first: u64, from: u64, text: &str) -> Result<NewChunk<'_>> {
     let left_out = (from - first) as usize;
+    let parts = parts(first, text)?.into_iter().skip(left_out);
     let parse_error = |error| damaged(first).with_source(error);
     let texts: Vec<&RawValue> = serde_json::from_str(text).map_err(parse_error)?;
     let texts: Vec<&str> = texts.into_iter().skip(left_out).map(RawValue::get).collect();
-    let parts = parts(first, text)?.into_iter().skip(left_out);
     let mut streams = parts.map(|Part(version, stream, ..)| (stream, version)).collect();
     keep_first(&mut streams);
     let (count, text) = (texts.len(), format!("[{}]", texts.join(",")));
@@ -133,8 +133,24 @@ fn keep_first(streams: &mut Vec<(Cow<'_, str>, u64)>) {
 }
 
 /// Takes a chunk apart without its payloads.
+///
+/// # Errors
+/// `Corrupt` with the number of the first event that is damaged.
 pub(super) fn parts(first: u64, text: &str) -> Result<Vec<Part<'_>>> {
-    serde_json::from_str(text).map_err(|error| damaged(first).with_source(error))
+    serde_json::from_str(text).map_err(|error| damaged(first + undamaged(text)).with_source(error))
+}
+
+/// Returns how many events of a chunk come before the first one that is damaged.
+fn undamaged(text: &str) -> u64 {
+    let (mut rest, mut count) = (text.strip_prefix('[').unwrap_or(text), 0);
+    loop {
+        let mut event = serde_json::Deserializer::from_str(rest).into_iter::<Part<'_>>();
+        if !matches!(event.next(), Some(Ok(_))) {
+            return count;
+        }
+        count += 1;
+        rest = rest[event.byte_offset()..].trim_start_matches(',');
+    }
 }
 
 /// Returns every event of chunks that follow each other from `first` to before `end`; their texts stand
@@ -214,6 +230,9 @@ mod tests {
         let twice = [chunk.text.as_str(), chunk.text.as_str()].concat();
         assert_eq!(events(7, 13, &twice).unwrap().len(), 6);
         assert!(events(7, 11, &chunk.text).is_err() && events(7, 10, "[[1]]").is_err());
+        let damaged = chunk.text.replace("null]", "nul]");
+        let error = super::parts(7, &damaged).unwrap_err();
+        assert_eq!(error.context("sequence"), Some("8"));
     }
 
     #[test]

@@ -173,7 +173,7 @@ pub(super) async fn finds_table(connection: &mut SqliteConnection, name: &str) -
 }
 
 fn older_tables() -> Error {
-    let problem = "the file keeps events as an older version did; open it for writing once";
+    let problem = "the file keeps events as an older version did, until it is opened for writing";
     Error::new(ErrorKind::VersionMismatch, problem)
 }
 
