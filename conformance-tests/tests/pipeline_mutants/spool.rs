@@ -22,6 +22,14 @@ pub(super) const ALL: &[Mutant] = &[
         caught_by: Pipeline("spool::many_drain_at_once_and_each_batch_comes_once"),
     },
     Mutant {
+        name: "closing_leaves_what_was_drained",
+        file: "pipeline/spool.rs",
+        right: "let removed = «self.0.prune().await»;
+        self.0.store.close().await?;",
+        wrong: "Ok(())",
+        caught_by: Pipeline("spool::closing_removes_what_a_dropped_step_has_drained"),
+    },
+    Mutant {
         name: "a_removal_takes_the_next_batch_too",
         file: "pipeline/spool.rs",
         right: "self.store.prune_before(from_ms(head)).await?;",

@@ -220,12 +220,15 @@ impl Spool {
         Ok(count)
     }
 
-    /// Closes the store that it lies in; what waits stays there for the next one that opens it.
+    /// Closes the store that it lies in; what waits stays there for the next one that opens it, and what
+    /// was drained does not, also if the step that drained it was dropped before it was removed.
     ///
     /// # Errors
     /// Those of the store.
     pub async fn close(&self) -> Result<()> {
-        self.0.store.close().await
+        let removed = self.0.prune().await;
+        self.0.store.close().await?;
+        removed
     }
 
     /// What waits.

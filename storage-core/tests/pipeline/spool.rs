@@ -1,6 +1,7 @@
 //! The queue itself: order, bounds, what a crash and a failing store leave.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
 use storage_core::pipeline::{Spool, SpoolLimits};
@@ -184,6 +185,22 @@ async fn a_spool_is_empty_only_when_it_is_removed() {
     assert_eq!(step.await.unwrap(), 0);
     assert!(spool.is_empty() && written == 10);
     assert_eq!(faulty.inner().stats().await.unwrap().total_metrics, 0);
+}
+
+/// Who stops drops a step wherever it is; what it has written must not come again.
+#[tokio::test(start_paused = true)]
+async fn closing_removes_what_a_dropped_step_has_drained() {
+    let (name, other) = ("spool::closing", InMemory::open("spool::closing"));
+    let faulty = Arc::new(Faulty::new(InMemory::open(name), FaultPlan::new(1)));
+    let spool = Spool::open(as_dyn(&faulty), SpoolLimits::default()).await.unwrap();
+    spool.push(&records(0..10)).await.unwrap();
+    faulty.control().inject(Operation::PruneBefore, Fault::HangBefore);
+    let step = spool.drain_step(10, async |_| Ok(()));
+    let dropped = tokio::time::timeout(Duration::from_secs(1), step).await;
+    assert!(dropped.is_err() && !spool.is_empty());
+    spool.close().await.unwrap();
+    assert_eq!(other.stats().await.unwrap().total_metrics, 0);
+    InMemory::forget(name);
 }
 
 #[tokio::test(flavor = "multi_thread")]
