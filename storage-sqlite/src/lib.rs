@@ -36,6 +36,7 @@ mod head;
 mod history;
 mod insert;
 mod jobs;
+mod list;
 mod maintenance;
 mod read;
 mod schema;

@@ -19,6 +19,7 @@ use crate::codec::{RawSample, block};
 use crate::config::Synchronous;
 use crate::error::from_sqlx;
 use crate::head::Head;
+use crate::list::json_list;
 use crate::read::{State, json_of};
 use crate::schema::{begin, finish, number, run};
 use crate::seal::{self, Group, NewBlock, OldBlock};
@@ -188,7 +189,7 @@ impl Store {
             .iter()
             .filter_map(|(id, new)| Some([*id, new.first()?.ms, new.last()?.ms]))
             .collect();
-        let json = json_of_keys(&extents)?;
+        let json = json_list(&extents)?;
         let rows = sqlx::query(include_str!("sql/blocks_around.sql"))
             .bind(json)
             .fetch_all(&self.readers)
@@ -474,7 +475,7 @@ async fn delete_blocks(connection: &mut SqliteConnection, old: &[OldBlock]) -> R
         "DELETE FROM blocks WHERE (series_id, start_ms) IN
          (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?))",
     )
-    .bind(json_of_keys(&keys)?)
+    .bind(json_list(&keys)?)
     .execute(&mut *connection)
     .await
     .map_err(from_sqlx)?;
@@ -529,12 +530,6 @@ fn bind_block<'q>(rows: Statement<'q>, block: &NewBlock, payload_id: i64) -> Sta
 fn insert_sql(table: &str, columns: usize, rows: usize) -> sqlx::AssertSqlSafe<String> {
     let row = format!("({})", vec!["?"; columns].join(","));
     sqlx::AssertSqlSafe(format!("INSERT INTO {table} VALUES {}", vec![row; rows].join(",")))
-}
-
-fn json_of_keys<const N: usize>(keys: &[[i64; N]]) -> Result<String> {
-    let keys: Vec<&[i64]> = keys.iter().map(<[i64; N]>::as_slice).collect();
-    serde_json::to_string(&keys)
-        .map_err(|error| Error::new(ErrorKind::Internal, "cannot list blocks").with_source(error))
 }
 
 /// Series and start of a block.

@@ -10,12 +10,13 @@ use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use storage_core::{Error, ErrorKind, MetricRecord, Result, SeriesKey};
+use storage_core::{Error, MetricRecord, Result, SeriesKey};
 
 use crate::codec::frame::{self, Entry};
 use crate::commit::{Committer, Work};
 use crate::convert::to_raw;
 use crate::error::from_sqlx;
+use crate::list::json_list;
 use crate::maintenance;
 use crate::store::Store;
 
@@ -139,9 +140,7 @@ fn try_resolve(
 /// Adds series to the dictionary. A series without samples does not show, so this may be done
 /// before, and apart from, the batch that needs it.
 async fn add_series(store: &Store, names: &[[String; 2]]) -> Result<()> {
-    let json = serde_json::to_string(names).map_err(|error| {
-        Error::new(ErrorKind::Internal, "cannot list new series").with_source(error)
-    })?;
+    let json = json_list(names)?;
     let known_id = store.dictionary().last_id();
     let mut writer = store.writer().await?;
     let connection = writer.connection()?;

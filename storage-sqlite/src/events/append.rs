@@ -4,17 +4,16 @@
 
 use std::collections::{HashMap, HashSet};
 
-use serde::Serialize;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
 use storage_core::events::group::{self, Decision, Desk, Slot, streams_of};
 use storage_core::{Error, ErrorKind, Expectation, NewEvent, Result};
 
 use super::chunk::{Accepted, NewChunk, chunks_of, tail_of};
-use super::names_json;
 use super::read;
 use crate::error::from_sqlx;
 use crate::insert;
+use crate::list::json_list;
 
 /// A batch on its way into the table.
 pub(crate) type Append = group::Append<Box<str>>;
@@ -71,7 +70,7 @@ async fn find_ids(
         "SELECT i.event_id FROM json_each(?) AS chosen
          CROSS JOIN event_ids AS i ON i.event_id = chosen.value",
     )
-    .bind(names_json(&ids))
+    .bind(json_list(&ids)?)
     .fetch_all(connection)
     .await
     .map_err(from_sqlx)?;
@@ -94,7 +93,7 @@ pub(super) async fn find_streams<'a>(
         "SELECT chosen.key, s.id, s.version FROM json_each(?) AS chosen
          CROSS JOIN event_streams AS s ON s.name = chosen.value",
     )
-    .bind(names_json(names))
+    .bind(json_list(names)?)
     .fetch_all(connection)
     .await
     .map_err(from_sqlx)?;
@@ -131,7 +130,7 @@ async fn write_streams<'a>(
          SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
          ON CONFLICT (name) DO UPDATE SET version = excluded.version RETURNING id, name",
     )
-    .bind(json_of(&pairs)?)
+    .bind(json_list(&pairs)?)
     .fetch_all(connection)
     .await
     .map_err(from_sqlx)?;
@@ -188,7 +187,7 @@ pub(super) async fn index_streams(
         "INSERT INTO event_stream_chunks (stream_id, first, version)
          SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
     )
-    .bind(json_of(&entries)?)
+    .bind(json_list(&entries)?)
     .execute(connection)
     .await
     .map(drop)
@@ -206,16 +205,11 @@ async fn index_ids(connection: &mut SqliteConnection, accepted: &[Accepted<'_>])
          SELECT value, ?1 + key FROM json_each(?2) WHERE type = 'text'",
     )
     .bind(accepted[0].1.0.cast_signed())
-    .bind(json_of(&ids)?)
+    .bind(json_list(&ids)?)
     .execute(connection)
     .await
     .map(drop)
     .map_err(from_sqlx)
-}
-
-pub(super) fn json_of(values: &impl Serialize) -> Result<String> {
-    serde_json::to_string(values)
-        .map_err(|error| internal("cannot list what is appended").with_source(error))
 }
 
 fn internal(problem: &'static str) -> Error {

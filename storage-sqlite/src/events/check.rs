@@ -12,6 +12,7 @@ use super::chunk;
 use super::read::finds_table;
 use crate::check::note;
 use crate::error::from_sqlx;
+use crate::list::json_list;
 use crate::schema::number;
 
 /// Chunks that are looked at together.
@@ -132,9 +133,8 @@ async fn check_index(
     index: &Index,
     report: &mut CheckReport,
 ) -> Result<()> {
-    let ids = (index.ids.len(), super::append::json_of(&index.ids)?, INDEXED_IDS, "ids");
-    let streams =
-        (index.streams.len(), super::append::json_of(&index.streams)?, INDEXED_STREAMS, "streams");
+    let ids = (index.ids.len(), json_list(&index.ids)?, INDEXED_IDS, "ids");
+    let streams = (index.streams.len(), json_list(&index.streams)?, INDEXED_STREAMS, "streams");
     for (expected, json, sql, what) in [ids, streams] {
         let row = sqlx::query(sql).bind(json).fetch_one(&mut *connection).await;
         let found: i64 = row.and_then(|row| row.try_get(0)).map_err(from_sqlx)?;

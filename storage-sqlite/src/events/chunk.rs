@@ -4,6 +4,7 @@
 //! whose number is that of the chunk and its place in it. Text, so that SQL can read it, too.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -100,10 +101,9 @@ fn next_chunk<'a>(accepted: &'a [Accepted<'a>]) -> NewChunk<'a> {
         if chunk.streams.last().is_none_or(|(stream, _)| *stream != *row.stream) {
             chunk.streams.push((Cow::Borrowed(&row.stream), *version));
         }
-        let comma = if chunk.count == 0 { "[" } else { ",[" };
-        chunk.text.push_str(comma);
-        chunk.text.push_str(&version.to_string());
-        chunk.text.push(',');
+        let comma = if chunk.count == 0 { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(chunk.text, "{comma}[{version},");
         // What is there is an array, too, whose bracket the version has taken.
         chunk.text.push_str(&row.json[1..]);
         chunk.count += 1;
@@ -173,7 +173,7 @@ pub(super) fn events(first: u64, end: u64, text: &str) -> Result<Vec<StoredEvent
     }
 }
 
-pub(super) fn damaged(sequence: u64) -> Error {
+fn damaged(sequence: u64) -> Error {
     corrupt("a chunk of events is damaged").with_context("sequence", sequence)
 }
 

@@ -203,8 +203,3 @@ impl EventStore for SqliteEvents {
         "sqlite"
     }
 }
-
-/// Names as a JSON array, which a statement takes apart again.
-fn names_json<T: AsRef<str>>(names: &[T]) -> String {
-    serde_json::Value::from_iter(names.iter().map(AsRef::as_ref)).to_string()
-}

@@ -7,9 +7,9 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use storage_core::events::Row;
 use storage_core::{Error, ErrorKind, Matcher, ProjectionInfo, ProjectionStep, Result};
 
-use super::names_json;
 use super::read::extent;
 use crate::error::{from_sqlx, of_commit};
+use crate::list::json_list;
 use crate::schema::{begin, finish};
 use crate::store::Store;
 
@@ -92,7 +92,7 @@ impl Store {
             )
             .bind(projection)
             .bind(table)
-            .bind(names_json(names)),
+            .bind(json_list(names)?),
             None => sqlx::query(
                 "SELECT r.key, r.value_json FROM projections AS p
                  CROSS JOIN projection_rows AS r

@@ -1,5 +1,6 @@
 //! Removes events that every projection has seen, in steps that writers need not wait long for.
 
+use futures_util::TryStreamExt;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use storage_core::events::rows::check_prune;
@@ -7,11 +8,11 @@ use storage_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use super::append::{find_streams, index_streams, write_chunks};
-use super::chunk;
-use super::names_json;
+use super::chunk::{self, Part};
 use super::project::checkpoints;
 use super::read::extent;
 use crate::error::{from_sqlx, of_commit};
+use crate::list::json_list;
 use crate::maintenance::partly;
 use crate::schema::{begin, finish};
 use crate::store::Store;
@@ -80,72 +81,92 @@ async fn delete_some(connection: &mut SqliteConnection, sequence: u64) -> Result
     if before <= log.first {
         return Ok(0);
     }
-    let chunks = sqlx::query(
-        "SELECT first, events, first + count FROM event_chunks WHERE first < ? ORDER BY first",
-    )
-    .bind(before.cast_signed())
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(from_sqlx)?;
-    forget_index(connection, &chunks, before).await?;
+    let chunks = look_through(connection, before).await?;
+    forget_index(connection, chunks.names, before).await?;
     sqlx::query("DELETE FROM event_chunks WHERE first < ?")
         .bind(before.cast_signed())
         .execute(&mut *connection)
         .await
         .map_err(from_sqlx)?;
-    match chunks.last() {
-        Some(last) if number_of(last, 2)? > before => keep_rest(connection, last, before).await?,
-        _ if before > log.last => remember_end(connection, before).await?,
-        _ => {}
+    match chunks.cut {
+        Some((first, text)) => keep_rest(connection, first, before, &text).await?,
+        None if before > log.last => remember_end(connection, before).await?,
+        None => {}
     }
     Ok(before - log.first)
 }
 
-/// Removes the entries of events before a number from the indexes of ids and of streams.
+/// What there is of chunks that begin before a number.
+struct Chunks {
+    /// Their ids and streams; nothing if a chunk is damaged, of which nobody knows what was in it.
+    names: Option<[Vec<String>; 2]>,
+    /// First number and text of the one that goes on behind the number.
+    cut: Option<(u64, String)>,
+}
+
+/// Reads chunks one by one: together they may be large.
+async fn look_through(connection: &mut SqliteConnection, before: u64) -> Result<Chunks> {
+    let mut rows = sqlx::query(
+        "SELECT first, events, first + count FROM event_chunks WHERE first < ? ORDER BY first",
+    )
+    .bind(before.cast_signed())
+    .fetch(connection);
+    let mut found = Chunks { names: Some([Vec::new(), Vec::new()]), cut: None };
+    while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
+        let (first, end) = (number_of(&row, 0)?, number_of(&row, 2)?);
+        let text: &str = row.try_get(1).map_err(from_sqlx)?;
+        match chunk::parts(first, text) {
+            Ok(parts) => found.names.iter_mut().for_each(|names| add_names(names, &parts)),
+            Err(_) => found.names = None,
+        }
+        if end > before {
+            found.cut = Some((first, text.to_owned()));
+        }
+    }
+    Ok(found)
+}
+
+/// Adds the ids and the streams of events, which mostly come in runs.
+fn add_names([ids, streams]: &mut [Vec<String>; 2], parts: &[Part<'_>]) {
+    for part in parts {
+        ids.extend(part.2.clone());
+        if streams.last().is_none_or(|stream| *stream != part.1) {
+            streams.push(part.1.clone().into_owned());
+        }
+    }
+}
+
+/// Removes the entries of events before a number from the indexes of ids and of streams: by their names,
+/// or where those are not known by looking through all of both.
 async fn forget_index(
     connection: &mut SqliteConnection,
-    chunks: &[SqliteRow],
+    names: Option<[Vec<String>; 2]>,
     before: u64,
 ) -> Result<()> {
-    let named: Result<Vec<_>> = chunks.iter().map(names_of).collect();
-    let statements: Vec<_> = match named {
-        Ok(named) => {
-            let (ids, streams): (Vec<_>, Vec<_>) = named.into_iter().unzip();
-            let names = [names_json(&ids.concat()), names_json(&streams.concat())];
-            FORGET.into_iter().zip(names).map(|(sql, names)| (sql, Some(names))).collect()
+    let Some([ids, mut streams]) = names else {
+        for sql in FORGET_ALL {
+            let forget = sqlx::query(sql).bind(before.cast_signed());
+            forget.execute(&mut *connection).await.map_err(from_sqlx)?;
         }
-        // Of a damaged chunk nobody knows what was in it.
-        Err(_) => FORGET_ALL.map(|sql| (sql, None)).to_vec(),
+        return Ok(());
     };
-    for (sql, names) in statements {
-        let mut forget = sqlx::query(sql).bind(before.cast_signed());
-        if let Some(names) = names {
-            forget = forget.bind(names);
-        }
+    streams.sort_unstable();
+    streams.dedup();
+    for (sql, names) in FORGET.into_iter().zip([ids, streams]) {
+        let forget = sqlx::query(sql).bind(before.cast_signed()).bind(json_list(&names)?);
         forget.execute(&mut *connection).await.map_err(from_sqlx)?;
     }
     Ok(())
 }
 
-/// The ids and the streams of a chunk.
-fn names_of(row: &SqliteRow) -> Result<(Vec<String>, Vec<String>)> {
-    let parts = chunk::parts(number_of(row, 0)?, row.try_get(1).map_err(from_sqlx)?)?;
-    let (mut ids, mut streams) = (Vec::new(), Vec::new());
-    for part in parts {
-        if streams.last().is_none_or(|stream| *stream != part.1) {
-            streams.push(part.1.into_owned());
-        }
-        ids.extend(part.2);
-    }
-    streams.sort_unstable();
-    streams.dedup();
-    Ok((ids, streams))
-}
-
 /// Stores what a chunk holds from a number on.
-async fn keep_rest(connection: &mut SqliteConnection, row: &SqliteRow, from: u64) -> Result<()> {
-    let first = number_of(row, 0)?;
-    let kept = chunk::rest(first, from, row.try_get(1).map_err(from_sqlx)?)?;
+async fn keep_rest(
+    connection: &mut SqliteConnection,
+    first: u64,
+    from: u64,
+    text: &str,
+) -> Result<()> {
+    let kept = chunk::rest(first, from, text)?;
     let chunks = std::slice::from_ref(&kept);
     let names: Vec<&str> = kept.streams.iter().map(|(stream, _)| &**stream).collect();
     let (ids, _) = find_streams(connection, &names).await?;

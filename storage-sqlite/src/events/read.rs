@@ -13,8 +13,8 @@ use storage_core::{
 
 use super::append::last_sequence;
 use super::chunk::{self, Part};
-use super::names_json;
 use crate::error::from_sqlx;
+use crate::list::json_list;
 use crate::schema::number;
 use crate::store::Store;
 
@@ -123,7 +123,7 @@ impl Store {
                 "SELECT s.name, s.version FROM json_each(?) AS chosen
                  CROSS JOIN event_streams AS s ON s.name = chosen.value ORDER BY s.name",
             )
-            .bind(names_json(names)),
+            .bind(json_list(names)?),
             None => {
                 sqlx::query("SELECT name, version FROM event_streams WHERE name >= ? ORDER BY name")
                     .bind(streams.literal_prefix().to_owned())
@@ -190,9 +190,10 @@ pub(super) async fn by_ids(
     ids: &[&str],
 ) -> Result<Vec<StoredEvent>> {
     let wanted: HashSet<&str> = ids.iter().copied().collect();
-    let rows = sqlx::query(BY_IDS).bind(names_json(ids)).fetch_all(connection).await;
+    let mut rows = sqlx::query(BY_IDS).bind(json_list(ids)?).fetch(connection);
     let mut found = Vec::new();
-    for row in rows.map_err(from_sqlx)? {
+    // One by one: a chunk may be large, and a few of its events be asked for.
+    while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
         for (sequence, part) in parts_of(&row)? {
             if part.2.as_deref().is_some_and(|id| wanted.contains(id)) {
                 found.push(part.into_event(sequence)?);

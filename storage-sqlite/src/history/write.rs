@@ -10,6 +10,7 @@ use storage_core::{Error, ErrorKind, Result, StoredValue};
 
 use crate::error::from_sqlx;
 use crate::insert;
+use crate::list::json_list;
 use crate::store::Store;
 
 /// Bytes of JSON that cost as much as storing one sample.
@@ -101,14 +102,11 @@ async fn add_names(
     connection: &mut SqliteConnection,
     names: &[&str],
 ) -> Result<Learned> {
-    let json = serde_json::to_string(names).map_err(|error| {
-        Error::new(ErrorKind::Internal, "cannot list new names").with_source(error)
-    })?;
     sqlx::query(
         "INSERT INTO record_names (name) SELECT value FROM json_each(?) WHERE true
          ON CONFLICT DO NOTHING",
     )
-    .bind(json)
+    .bind(json_list(names)?)
     .execute(&mut *connection)
     .await
     .map_err(from_sqlx)?;
