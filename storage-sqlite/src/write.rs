@@ -10,7 +10,7 @@ use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use storage_core::{Error, MetricRecord, Result, SeriesKey};
+use storage_core::{Error, ErrorKind, MetricRecord, Result, SeriesKey};
 
 use crate::codec::frame::{self, Entry};
 use crate::commit::{Committer, Work};
@@ -141,8 +141,9 @@ fn try_resolve(
 /// before, and apart from, the batch that needs it.
 async fn add_series(store: &Store, names: &[[String; 2]]) -> Result<()> {
     let json = json_list(names)?;
-    let known_id = store.dictionary().last_id();
     let mut writer = store.writer().await?;
+    // Not earlier: what others added while this waited is known by now.
+    let known_id = store.dictionary().last_id();
     let connection = writer.connection()?;
     sqlx::query(
         "INSERT INTO series (server_id, metric_type)
@@ -153,20 +154,28 @@ async fn add_series(store: &Store, names: &[[String; 2]]) -> Result<()> {
     .await
     .map_err(from_sqlx)
     .inspect_err(|error| store.note_write_error(error))?;
-    let series = sqlx::query("SELECT id, server_id, metric_type FROM series WHERE id > ?")
-        .bind(known_id)
-        .fetch_all(connection)
-        .await
-        .and_then(|rows| {
-            let parse = |row: &sqlx::sqlite::SqliteRow| {
-                let key = SeriesKey { server_id: row.try_get(1)?, metric_type: row.try_get(2)? };
-                Ok((row.try_get(0)?, key))
-            };
-            rows.iter().map(parse).collect::<std::result::Result<Vec<_>, sqlx::Error>>()
-        })
-        .map_err(from_sqlx)?;
-    store.learn(series);
+    store.learn(series_after(connection, known_id).await?);
     Ok(())
+}
+
+/// Reads the series with larger ids. They come as one row: each row changes threads, which takes
+/// longer than to read it.
+async fn series_after(
+    connection: &mut SqliteConnection,
+    known_id: i64,
+) -> Result<Vec<(i64, SeriesKey)>> {
+    let json: String = sqlx::query_scalar(
+        "SELECT json_group_array(json_array(id, server_id, metric_type)) FROM series WHERE id > ?",
+    )
+    .bind(known_id)
+    .fetch_one(connection)
+    .await
+    .map_err(from_sqlx)?;
+    let series: Vec<(i64, String, String)> = serde_json::from_str(&json).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "the names of series cannot be read").with_source(error)
+    })?;
+    let key = |(id, server_id, metric_type)| (id, SeriesKey { server_id, metric_type });
+    Ok(series.into_iter().map(key).collect())
 }
 
 /// Splits a batch into journal rows; all but the largest batches are one.
