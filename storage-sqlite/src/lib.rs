@@ -16,7 +16,7 @@
 //! turns the journal into compressed blocks per series in the background, `maintenance` stores
 //! them. `read` answers from blocks, their summaries and the head. The tables are in
 //! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history,
-//! `events` the event store and `jobs` the jobs beside all that, as plain rows.
+//! `events` the event store, as chunks of JSON, and `jobs` the jobs beside all that, as plain rows.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. The decoded unsealed samples take about 24

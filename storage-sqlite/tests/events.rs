@@ -141,21 +141,47 @@ async fn damage_is_found_by_check() {
     }
 }
 
+/// Ways to damage the chunk of events 51 to 100, and the first event that cannot be read then.
+const DAMAGE: [(&str, &str); 3] = [
+    ("events = replace(events, '{\"n\":70}', '{oops')", "71"),
+    ("events = '[]'", "51"),
+    // Bytes that are no text.
+    ("events = replace(events, '[1', CAST(x'ff' AS TEXT))", "51"),
+];
+
+async fn spoil(path: &std::path::Path, chunk: u64, how: &str) {
+    let sql = format!("UPDATE event_chunks SET {how} WHERE first = {chunk}");
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&mut raw(path).await).await;
+    assert_eq!(done.unwrap().rows_affected(), 1);
+}
+
 #[tokio::test]
 async fn what_is_damaged_is_an_error_and_the_rest_can_be_read() {
+    for (how, first_damaged) in DAMAGE {
+        is_an_error_and_the_rest_can_be_read(how, first_damaged).await;
+    }
+}
+
+async fn is_an_error_and_the_rest_can_be_read(how: &str, first_damaged: &str) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("store.db");
     let store = store_of_200(&path).await;
     let events = store.events();
-    let spoil = "UPDATE event_chunks SET events = replace(events, '{\"n\":70}', '{oops');
-                 UPDATE projection_rows SET value_json = '?' WHERE key = 'a'";
-    sqlx::raw_sql(spoil).execute(&mut raw(&path).await).await.unwrap();
+    spoil(&path, 51, how).await;
+    let rows = "UPDATE projection_rows SET value_json = '?' WHERE key = 'a'";
+    sqlx::raw_sql(rows).execute(&mut raw(&path).await).await.unwrap();
+    assert_eq!(
+        store.check().await.unwrap().problems,
+        ["event 51: its chunk of 50 is damaged", "row p / t / a: damaged"],
+        "{how}"
+    );
     let error = events.row::<u64>("p", "t", "a").await.unwrap_err();
     assert_eq!((error.kind(), error.context("key")), (ErrorKind::Corrupt, Some("a")));
     for limit in [100, 1000] {
         assert_eq!(events.read(&EventQuery::from(1).limit(limit)).await.unwrap().len(), 50);
         let error = events.read(&EventQuery::from(51).limit(limit)).await.unwrap_err();
-        assert_eq!((error.kind(), error.context("sequence")), (ErrorKind::Corrupt, Some("71")));
+        let found = (error.kind(), error.context("sequence"));
+        assert_eq!(found, (ErrorKind::Corrupt, Some(first_damaged)), "{how}");
         assert_eq!(
             events.read(&EventQuery::from(101).limit(limit)).await.unwrap().len(),
             100.min(limit)
@@ -166,6 +192,94 @@ async fn what_is_damaged_is_an_error_and_the_rest_can_be_read() {
     assert_eq!(events.prune_before(111).await.unwrap(), 110);
     assert_eq!(events.read(&EventQuery::from(1)).await.unwrap().len(), 90);
     assert_eq!(store.check().await.unwrap().problems, ["row p / t / a: damaged"]);
+}
+
+/// Only the number that a caller names can lie in a damaged chunk, not the end of a step.
+#[tokio::test]
+async fn a_damaged_chunk_anywhere_can_be_pruned() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    let events = store.events();
+    for first in (0..5000).step_by(100) {
+        events.append_all(&(first..first + 100).map(event).collect::<Vec<_>>()).await.unwrap();
+    }
+    spoil(&path, 4001, "events = '[[1'").await;
+    assert_eq!(events.prune_before(4501).await.unwrap(), 4500);
+    assert_eq!(store.check().await.unwrap().problems, [""; 0]);
+}
+
+#[tokio::test]
+async fn damage_does_not_keep_anybody_from_what_is_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    let events = store.events();
+    for stream in ["rare", "often", "rare"] {
+        let new: Vec<_> = (0..50).map(|n| NewEvent::new(stream, "Counted", json!(n))).collect();
+        events.append_all(&new).await.unwrap();
+    }
+    spoil(&path, 1, "events = '[[1'").await;
+    let found = events.read(&EventQuery::from(60).limit(10).stream("rare")).await.unwrap();
+    assert_eq!(found.first().map(|event| event.sequence), Some(101));
+    spoil(&path, 101, "events = '[[1'").await;
+    assert_eq!(events.read(&EventQuery::from(151).limit(10)).await.unwrap(), []);
+    let error = events.read(&EventQuery::from(101).limit(10)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+}
+
+/// A payload may be JSON that no value can hold.
+#[tokio::test]
+async fn what_is_before_a_payload_that_is_no_value_can_be_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = store_of_200(&path).await;
+    let events = store.events();
+    spoil(&path, 51, "events = replace(events, '{\"n\":70}', '1e999')").await;
+    assert_eq!(read_by_until(&events, 71).await, 70);
+}
+
+/// Reads up to the event that cannot be read, and returns how many came before.
+async fn read_by_until(events: &SqliteEvents, damaged: u64) -> usize {
+    let mut found = Vec::new();
+    loop {
+        let from = found.last().map_or(1, |event: &StoredEvent| event.sequence + 1);
+        match events.read(&EventQuery::from(from).limit(1000)).await {
+            Ok(page) => found.extend(page),
+            Err(error) => {
+                assert_eq!(error.context("sequence"), Some(&*damaged.to_string()));
+                return found.len();
+            }
+        }
+    }
+}
+
+/// Many callers share commits: who repeats events that are damaged is told so, nobody else.
+#[tokio::test]
+async fn a_repeated_append_of_what_is_damaged_fails_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.db");
+    let store = store_of_200(&path).await;
+    let events = store.events();
+    spoil(&path, 51, "events = '[[1'").await;
+    let repeated = async || {
+        let again: Vec<_> = (50..100).map(event).collect();
+        events.append_all(&again).await.unwrap_err()
+    };
+    let appended = async |n: i64| events.append_all(&[event(1000 + n)]).await;
+    for round in 0..20 {
+        let (a, b, error, c, again) = tokio::join!(
+            appended(4 * round),
+            appended(4 * round + 1),
+            repeated(),
+            appended(4 * round + 2),
+            repeated()
+        );
+        for stored in [a, b, c] {
+            assert_eq!(stored.unwrap().len(), 1);
+        }
+        assert_eq!((error.kind(), again.kind()), (ErrorKind::Corrupt, ErrorKind::Corrupt));
+    }
 }
 
 /// People read the log by SQL.

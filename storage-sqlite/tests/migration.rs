@@ -180,7 +180,10 @@ async fn events_of_version_4_are_not_read_without_being_migrated() {
         events.streams(&Matcher::any()).await.unwrap_err(),
     ];
     assert!(refused.iter().all(|error| error.kind() == ErrorKind::VersionMismatch));
+    let problems = reader.check().await.unwrap().problems;
+    assert!(matches!(&*problems, [one] if one.starts_with("events: kept as")), "{problems:?}");
     let writer = SqliteBackend::open(SqliteOptions::new(&path)).await.unwrap();
+    assert_eq!(reader.check().await.unwrap().problems, Vec::<String>::new());
     assert_log_of_version_4(&events).await;
     writer.close().await.unwrap();
 }

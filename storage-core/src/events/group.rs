@@ -98,6 +98,11 @@ impl<J> Append<J> {
         let find = |row: &EventRow<J>| by_id.get(row.event_id.as_deref()?).cloned();
         self.verdict.put(Ok(Verdict::Found(self.rows.iter().map(find).collect())));
     }
+
+    /// Says that it is stored already, and that what is stored cannot be read.
+    pub fn failed(&self, error: Error) {
+        self.verdict.put(Err(error));
+    }
 }
 
 /// Names mostly come in runs: then they share their bytes.

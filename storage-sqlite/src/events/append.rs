@@ -50,7 +50,12 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]
     }
     for append in known {
         let ids: Vec<&str> = append.ids().collect();
-        append.found(read::by_ids(connection, &ids).await?);
+        match read::by_ids(connection, &ids).await {
+            Ok(stored) => append.found(stored),
+            // A damaged chunk concerns who asks for its events, not those of the same commit.
+            Err(error) if error.context("sequence").is_some() => append.failed(error),
+            Err(error) => return Err(error),
+        }
     }
     Ok(())
 }
@@ -153,7 +158,7 @@ pub(super) async fn write_chunks(
         let sql = format!(
             "INSERT INTO event_chunks (first, count, events) VALUES {places}
              ON CONFLICT (first) DO UPDATE SET count = excluded.count, events = excluded.events
-             WHERE event_chunks.count = 0"
+             WHERE event_chunks.count = 0 AND event_chunks.events = '[]'"
         );
         // The places alone vary.
         let mut statement = sqlx::query(sqlx::AssertSqlSafe(sql));

@@ -8,8 +8,7 @@ use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use storage_core::Result;
 use storage_core::metrics::stats::CheckReport;
 
-use super::chunk;
-use super::read::finds_table;
+use super::read::{finds_table, parts_of};
 use crate::check::note;
 use crate::error::from_sqlx;
 use crate::list::json_list;
@@ -19,7 +18,7 @@ use crate::schema::number;
 const PAGE_CHUNKS: i64 = 64;
 
 const PAGE: &str = "
-    SELECT first, events, count FROM event_chunks WHERE first >= ? ORDER BY first LIMIT ?";
+    SELECT first, events, count FROM event_chunks WHERE first > ? ORDER BY first LIMIT ?";
 
 /// Of the pairs of id and number ?1 those that the index of ids has.
 const INDEXED_IDS: &str = "
@@ -35,11 +34,16 @@ const INDEXED_STREAMS: &str = "
 
 /// Verifies what a file has of events, within a snapshot.
 pub(crate) async fn run(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
-    if !finds_table(connection, "event_chunks").await? {
-        return Ok(());
+    if finds_table(connection, "event_chunks").await? {
+        check_log(connection, report).await?;
+    } else if finds_table(connection, "events").await? {
+        let how = "they are not looked at before the file was opened for writing";
+        note(report, format!("events: kept as an older version did, {how}"));
     }
-    check_log(connection, report).await?;
-    check_rows(connection, report).await
+    match finds_table(connection, "projection_rows").await? {
+        true => check_rows(connection, report).await,
+        false => Ok(()),
+    }
 }
 
 /// What was seen of the log so far.
@@ -58,12 +62,12 @@ struct Seen {
 
 async fn check_log(connection: &mut SqliteConnection, report: &mut CheckReport) -> Result<()> {
     let mut seen = Seen::default();
+    let mut after = i64::MIN;
     loop {
-        let page = sqlx::query(PAGE).bind(seen.next).bind(PAGE_CHUNKS);
+        let page = sqlx::query(PAGE).bind(after).bind(PAGE_CHUNKS);
         let page = page.fetch_all(&mut *connection).await.map_err(from_sqlx)?;
-        if page.is_empty() {
-            break;
-        }
+        let Some(last) = page.last() else { break };
+        after = last.try_get(0).map_err(from_sqlx)?;
         let mut index = Index::default();
         for row in &page {
             check_chunk(row, &mut seen, &mut index, report)?;
@@ -94,26 +98,22 @@ fn check_chunk(
     let number = |index| row.try_get::<i64, _>(index).map_err(from_sqlx);
     let (first, count) = (number(0)?, number(2)?);
     if seen.next > 0 && first != seen.next {
-        note(report, format!("events {} to {}: missing", seen.next, first - 1));
+        note(report, format!("events {} to {}: missing", seen.next, first.saturating_sub(1)));
         seen.streams.clear();
     }
-    seen.next = first + count.max(1);
-    let first = first.cast_unsigned();
-    let parts = match chunk::parts(first, row.try_get(1).map_err(from_sqlx)?) {
-        Ok(parts) if parts.len() as i64 == count => parts,
-        _ => {
-            note(report, format!("event {first}: its chunk of {count} is damaged"));
-            seen.is_damaged = true;
-            seen.streams.clear();
-            return Ok(());
-        }
+    seen.next = first.saturating_add(count.max(1));
+    let Ok(parts) = parts_of(row) else {
+        note(report, format!("event {first}: its chunk of {count} is damaged"));
+        seen.is_damaged = true;
+        seen.streams.clear();
+        return Ok(());
     };
     let mut here = FxHashSet::default();
-    for (sequence, part) in (first..).zip(parts) {
+    for (sequence, part) in parts {
         let (version, stream) = (part.0, part.1);
         index.ids.extend(part.2.map(|id| (id, sequence)));
         if here.insert(stream.clone()) {
-            index.streams.push((stream.clone().into_owned(), first, version));
+            index.streams.push((stream.clone().into_owned(), first.cast_unsigned(), version));
         }
         match seen.streams.get_mut(&*stream) {
             Some(last) => {

@@ -157,7 +157,8 @@ fn undamaged(text: &str) -> u64 {
 /// one behind the other.
 pub(super) fn events(first: u64, end: u64, text: &str) -> Result<Vec<StoredEvent>> {
     type Whole = (u64, String, Option<String>, String, i64, Value);
-    let mut events = Vec::with_capacity(usize::try_from(end - first).unwrap_or(0).min(4096));
+    let expected = end.saturating_sub(first);
+    let mut events = Vec::with_capacity(usize::try_from(expected).unwrap_or(0).min(4096));
     for chunk in serde_json::Deserializer::from_str(text).into_iter::<Vec<Whole>>() {
         let chunk = chunk.map_err(|error| damaged(first).with_source(error))?;
         for (version, stream, event_id, event_type, ms, payload) in chunk {
@@ -167,13 +168,13 @@ pub(super) fn events(first: u64, end: u64, text: &str) -> Result<Vec<StoredEvent
             events.push(event);
         }
     }
-    match events.len() as u64 == end - first {
+    match events.len() as u64 == expected {
         true => Ok(events),
         false => Err(damaged(first)),
     }
 }
 
-fn damaged(sequence: u64) -> Error {
+pub(super) fn damaged(sequence: u64) -> Error {
     corrupt("a chunk of events is damaged").with_context("sequence", sequence)
 }
 

@@ -4,20 +4,20 @@ use futures_util::TryStreamExt;
 use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 use storage_core::events::rows::check_prune;
-use storage_core::{Error, ErrorKind, Result};
+use storage_core::{Error, ErrorKind, LogExtent, Result};
 use tokio::sync::oneshot;
 
 use super::append::{find_streams, index_streams, write_chunks};
 use super::chunk::{self, Part};
 use super::project::checkpoints;
-use super::read::extent;
+use super::read::{extent, parts_of};
 use crate::error::{from_sqlx, of_commit};
 use crate::list::json_list;
 use crate::maintenance::partly;
 use crate::schema::{begin, finish};
 use crate::store::Store;
 
-/// Events that one step removes: some ten milliseconds of work.
+/// Events that one step removes, to the end of a chunk: some ten milliseconds of work.
 const STEP_EVENTS: u64 = 4096;
 
 /// What removing an event writes to the log, roughly: a part of a page of the index of ids.
@@ -77,7 +77,7 @@ async fn delete_some(connection: &mut SqliteConnection, sequence: u64) -> Result
     let projections = checkpoints(connection).await?;
     let seen = projections.iter().map(|of| (of.projection.as_str(), of.checkpoint));
     check_prune(seen, sequence, log)?;
-    let before = sequence.min(log.last + 1).min(log.first.saturating_add(STEP_EVENTS));
+    let before = sequence.min(log.last + 1).min(step_end(connection, log).await?);
     if before <= log.first {
         return Ok(0);
     }
@@ -96,6 +96,16 @@ async fn delete_some(connection: &mut SqliteConnection, sequence: u64) -> Result
     Ok(before - log.first)
 }
 
+/// Where a step ends. At a chunk: only the caller's number cuts one, which must not be damaged then.
+async fn step_end(connection: &mut SqliteConnection, log: LogExtent) -> Result<u64> {
+    let row = sqlx::query("SELECT min(first) FROM event_chunks WHERE first >= ?")
+        .bind(log.first.saturating_add(STEP_EVENTS).cast_signed())
+        .fetch_one(connection)
+        .await;
+    let next: Option<i64> = row.and_then(|row| row.try_get(0)).map_err(from_sqlx)?;
+    Ok(next.map_or(log.last + 1, i64::cast_unsigned))
+}
+
 /// What there is of chunks that begin before a number.
 struct Chunks {
     /// Their ids and streams; nothing if a chunk is damaged, of which nobody knows what was in it.
@@ -104,34 +114,42 @@ struct Chunks {
     cut: Option<(u64, String)>,
 }
 
-/// Reads chunks one by one: together they may be large.
+/// Reads chunks as they come: together they may be large.
 async fn look_through(connection: &mut SqliteConnection, before: u64) -> Result<Chunks> {
     let mut rows = sqlx::query(
-        "SELECT first, events, first + count FROM event_chunks WHERE first < ? ORDER BY first",
+        "SELECT first, events, count, first + count FROM event_chunks
+         WHERE first < ? ORDER BY first",
     )
     .bind(before.cast_signed())
     .fetch(connection);
     let mut found = Chunks { names: Some([Vec::new(), Vec::new()]), cut: None };
     while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
-        let (first, end) = (number_of(&row, 0)?, number_of(&row, 2)?);
-        let text: &str = row.try_get(1).map_err(from_sqlx)?;
-        match chunk::parts(first, text) {
-            Ok(parts) => found.names.iter_mut().for_each(|names| add_names(names, &parts)),
+        let is_cut = number_of(&row, 3)? > before;
+        match parts_of(&row) {
+            Ok(parts) => {
+                if let Some(names) = &mut found.names {
+                    add_names(names, parts);
+                }
+            }
+            Err(error) if is_cut => return Err(error),
             Err(_) => found.names = None,
         }
-        if end > before {
-            found.cut = Some((first, text.to_owned()));
+        if is_cut {
+            found.cut = Some((number_of(&row, 0)?, row.try_get(1).map_err(from_sqlx)?));
         }
     }
     Ok(found)
 }
 
 /// Adds the ids and the streams of events, which mostly come in runs.
-fn add_names([ids, streams]: &mut [Vec<String>; 2], parts: &[Part<'_>]) {
-    for part in parts {
-        ids.extend(part.2.clone());
-        if streams.last().is_none_or(|stream| *stream != part.1) {
-            streams.push(part.1.clone().into_owned());
+fn add_names<'a>(
+    [ids, streams]: &mut [Vec<String>; 2],
+    parts: impl Iterator<Item = (u64, Part<'a>)>,
+) {
+    for (_, part) in parts {
+        ids.extend(part.2);
+        if streams.last().is_none_or(|last| *last != part.1) {
+            streams.push(part.1.into_owned());
         }
     }
 }

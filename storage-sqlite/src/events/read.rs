@@ -1,4 +1,4 @@
-//! Answers questions about the log, each within one snapshot.
+//! Answers questions about the log. What is read chunk by chunk is within one snapshot.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,29 +26,30 @@ const PAGE_BYTES: usize = 4 << 20;
 /// From so many events on they are read by tasks of their own.
 pub(super) const READ_AHEAD_FROM: usize = 512;
 
-/// The chunks that hold ?2 events from number ?1 on.
+/// The chunks that hold ?2 events from number ?1 on. The last one is left out if it ends before;
+/// no other is, so that a count that is damaged hides nothing.
 const ALL: &str = "
-    SELECT first, events FROM event_chunks
+    SELECT first, events, count FROM event_chunks
     WHERE first >= coalesce((SELECT max(first) FROM event_chunks WHERE first <= ?1), 0)
         AND first < max(?1, (SELECT min(first) FROM event_chunks)) + ?2
+        AND (first + count > ?1 OR first < (SELECT max(first) FROM event_chunks))
     ORDER BY first";
 
-/// The chunks that hold ?2 events of the stream ?3 from number ?1 on: the one that the number is in, and
-/// by the versions so many after it as are needed.
+/// The chunks that hold ?2 events of the stream ?3 from number ?1 on: the one that the number is in if it
+/// has any, and by the versions so many after it as are needed.
 const OF_STREAM: &str = "
     WITH near AS MATERIALIZED (
         SELECT m.first, m.version FROM event_streams AS s
         CROSS JOIN event_stream_chunks AS m ON m.stream_id = s.id
-            AND m.first >= coalesce((SELECT max(first) FROM event_stream_chunks
-                                     WHERE stream_id = s.id AND first <= ?1), 0)
+            AND m.first >= coalesce((SELECT max(first) FROM event_chunks WHERE first <= ?1), 0)
         WHERE s.name = ?3 ORDER BY m.first LIMIT ?2 + 1)
-    SELECT c.first, c.events FROM near CROSS JOIN event_chunks AS c ON c.first = near.first
+    SELECT c.first, c.events, c.count FROM near CROSS JOIN event_chunks AS c ON c.first = near.first
     WHERE near.first <= ?1 OR near.version < ?2 + (SELECT min(version) FROM near WHERE first > ?1)
     ORDER BY near.first";
 
 /// The chunks that hold the events with these ids.
 const BY_IDS: &str = "
-    SELECT first, events FROM event_chunks WHERE first IN (
+    SELECT first, events, count FROM event_chunks WHERE first IN (
         SELECT (SELECT max(first) FROM event_chunks WHERE first <= i.sequence)
         FROM json_each(?1) AS chosen CROSS JOIN event_ids AS i ON i.event_id = chosen.value)";
 
@@ -96,7 +97,10 @@ impl Store {
                 if page.len() == limit || (bytes > PAGE_BYTES && !page.is_empty()) {
                     return Ok(page);
                 }
-                page.push(part.into_event(sequence)?);
+                match part.into_event(sequence) {
+                    Err(_) if !page.is_empty() => return Ok(page),
+                    event => page.push(event?),
+                }
             }
         }
         Ok(page)
@@ -192,7 +196,7 @@ pub(super) async fn by_ids(
     let wanted: HashSet<&str> = ids.iter().copied().collect();
     let mut rows = sqlx::query(BY_IDS).bind(json_list(ids)?).fetch(connection);
     let mut found = Vec::new();
-    // One by one: a chunk may be large, and a few of its events be asked for.
+    // A chunk may be large, and a few of its events be asked for.
     while let Some(row) = rows.try_next().await.map_err(from_sqlx)? {
         for (sequence, part) in parts_of(&row)? {
             if part.2.as_deref().is_some_and(|id| wanted.contains(id)) {
@@ -203,8 +207,19 @@ pub(super) async fn by_ids(
     Ok(found)
 }
 
-/// The events of a chunk with their numbers, out of a row of its first number and its text.
-fn parts_of(row: &SqliteRow) -> Result<impl Iterator<Item = (u64, Part<'_>)>> {
-    let first = row.try_get::<i64, _>(0).map_err(from_sqlx)?.cast_unsigned();
-    Ok((first..).zip(chunk::parts(first, row.try_get(1).map_err(from_sqlx)?)?))
+/// The events of a chunk with their numbers, out of a row of its first number, its text and its count.
+///
+/// # Errors
+/// `Corrupt` with the number of the first event that is damaged, or missing.
+pub(super) fn parts_of(row: &SqliteRow) -> Result<impl Iterator<Item = (u64, Part<'_>)>> {
+    let number = |index| row.try_get::<i64, _>(index).map_err(from_sqlx);
+    let (first, count) = (number(0)?, number(2)?);
+    let first = u64::try_from(first).map_err(|error| chunk::damaged(0).with_source(error))?;
+    let text = row.try_get(1).map_err(|error| chunk::damaged(first).with_source(error))?;
+    let parts = chunk::parts(first, text)?;
+    let count = u64::try_from(count).unwrap_or(0);
+    match parts.len() as u64 == count {
+        true => Ok((first..).zip(parts)),
+        false => Err(chunk::damaged(first + count.min(parts.len() as u64))),
+    }
 }

@@ -48,6 +48,10 @@ impl Store {
         limit: usize,
     ) -> Result<Option<Vec<StoredEvent>>> {
         let Some((first, end)) = self.bounds(from).await? else { return Ok(Some(Vec::new())) };
+        if from.saturating_sub(first) >= STRETCH_EVENTS {
+            // No chunk is as long: it is damaged, or what was behind it is gone.
+            return Ok(None);
+        }
         let wanted = i64::try_from(limit).unwrap_or(i64::MAX).min(PAGE_STRETCHES * STRETCH_EVENTS);
         let end = end.min(from.max(first).saturating_add(wanted));
         if from >= end {
@@ -113,9 +117,9 @@ impl Store {
             .map_err(from_sqlx)?;
         let number = |index| row.try_get::<Option<i64>, _>(index).map_err(from_sqlx);
         let Some((first, end)) = number(0)?.zip(number(1)?) else { return Ok(Some(Vec::new())) };
-        let text: Option<&str> = row.try_get(2).map_err(from_sqlx)?;
+        // Where one is damaged, and be it that its bytes are no text, those before can still be read.
+        let text = row.try_get::<Option<&str>, _>(2).ok().flatten();
         let events = |text| chunk::events(first.cast_unsigned(), end.cast_unsigned(), text);
-        // Where one is damaged, the events before it can still be read.
         Ok(text.and_then(|text| events(text).ok()))
     }
 }
