@@ -119,22 +119,29 @@ fn rows(records: &[MetricRecord], ids: &Ids) -> Bytes {
     out.freeze()
 }
 
-/// One caller, then sixteen at once, with a hundred samples a batch each.
+/// Callers and the samples of each of their batches: the last is the most that sharing can give.
+const CASES: [(usize, usize); 3] = [(1, 100), (16, 100), (1, 1600)];
+
+/// One caller, then sixteen at once, then one who hands over as much as the sixteen together.
 pub(crate) async fn callers(report: &mut Report, server: &Server, batches: usize) -> Outcome<()> {
     let store = server.open("bench_callers").await?;
-    let (mut one, mut sixteen, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut rates: [Vec<f64>; 3] = Default::default();
     let mut next = 0;
     for _ in 0..ROUNDS {
-        let alone = write_together(&store, 1, next..next + batches).await?;
-        let together = write_together(&store, 16, next + batches..next + 2 * batches).await?;
-        next += 2 * batches;
-        one.push(alone);
-        sixteen.push(together);
-        ratios.push(together / alone);
+        for ((callers, batch), rates) in CASES.into_iter().zip(&mut rates) {
+            rates.push(write_together(&store, callers, batch, next..next + batches).await?);
+            next += batches;
+        }
     }
-    report.add("callers 1 of 100", OURS_POSTGRES, "acknowledged", median(one), "samples/s");
-    report.add("callers 16 of 100", OURS_POSTGRES, "acknowledged", median(sixteen), "samples/s");
-    report.add("callers 16 of 100", OURS_POSTGRES, "times one caller", median(ratios), "");
+    for (index, (callers, batch)) in CASES.into_iter().enumerate() {
+        let what = format!("callers {callers} of {batch}");
+        let rate = median(rates[index].clone());
+        report.add(&what, OURS_POSTGRES, "acknowledged", rate, "samples/s");
+        if index > 0 {
+            let ratios = rates[index].iter().zip(&rates[0]).map(|(many, one)| many / one).collect();
+            report.add(&what, OURS_POSTGRES, "times one caller", median(ratios), "");
+        }
+    }
     store.close().await?;
     server.remove("bench_callers").await
 }
@@ -143,6 +150,7 @@ pub(crate) async fn callers(report: &mut Report, server: &Server, batches: usize
 async fn write_together(
     store: &PostgresBackend,
     callers: usize,
+    batch: usize,
     steps: std::ops::Range<usize>,
 ) -> Outcome<f64> {
     let started = Instant::now();
@@ -153,11 +161,11 @@ async fn write_together(
                 let time = first_time() + chrono::Duration::seconds(step as i64);
                 let name = format!("host_{caller}");
                 let record = |n: usize| MetricRecord::new(&*name, time, format!("m{n}"), 1.0);
-                store.write_batch(&(0..100).map(record).collect::<Vec<_>>()).await?;
+                store.write_batch(&(0..batch).map(record).collect::<Vec<_>>()).await?;
             }
             Ok::<_, storage_core::Error>(())
         }
     };
     try_join_all((0..callers).map(caller)).await?;
-    Ok((callers * steps.len() * 100) as f64 / started.elapsed().as_secs_f64())
+    Ok((callers * steps.len() * batch) as f64 / started.elapsed().as_secs_f64())
 }
