@@ -325,7 +325,7 @@ reported. While the pipeline is full the peer has to wait. Nothing is answered: 
 when a connection or this program breaks off. There is no password: by TCP at 127.0.0.1 every user of this machine may write.
 
 Ctrl-C and SIGTERM store what is left, within `shutdown_secs`; what the store does not take by then
-goes to the spool. The exit code is 1 if anything was lost.
+goes to the spool. Asked twice it ends within seconds. The exit code is 1 if anything was lost.
 
 Examples:
   storage run --config storage.json
@@ -532,9 +532,9 @@ pub(crate) struct Copy {
     /// Write at most N samples a second.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: Option<u64>,
-    /// How much time is copied and verified at once.
-    #[arg(long, value_name = "WIDTH", default_value = "1d", value_parser = humantime::parse_duration)]
-    pub(crate) window: Duration,
+    /// How much time is copied and verified at once; without, a day, or less if it holds many samples.
+    #[arg(long, value_name = "WIDTH", value_parser = humantime::parse_duration)]
+    pub(crate) window: Option<Duration>,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -24,7 +24,7 @@ use storage::config::{ListenAddress, ListenConfig};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use self::connection::Connection;
 use self::socket::{Listener, Stream};
@@ -37,6 +37,9 @@ const STACK_BYTES: usize = 1 << 20;
 
 /// How long readers may take to notice that nobody takes records any more.
 const LAST_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long it takes to find out at the end that nobody waits to be let in.
+const WAITING_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long nobody is let in after that has failed: mostly there are too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -131,10 +134,14 @@ impl Bound {
 impl Listening {
     /// Lets nobody in any more, and reads what was sent by now, for as long as `within`.
     pub(crate) async fn stop(&mut self, within: Duration) {
-        // Their sockets go with them.
-        self.acceptors.shutdown().await;
+        let started = Instant::now();
         self.shared.stopping.send_replace(true);
-        self.shared.ended(within).await;
+        // Their sockets go with them.
+        let accepted = async { while self.acceptors.join_next().await.is_some() {} };
+        if timeout(within, accepted).await.is_err() {
+            self.acceptors.shutdown().await;
+        }
+        self.shared.ended(within.saturating_sub(started.elapsed())).await;
     }
 
     /// What came of the connections, when nobody takes records any more.
@@ -159,16 +166,25 @@ impl Shared {
         let _ = timeout(within, self.places.acquire_many(all)).await;
     }
 
-    /// Lets connections in for ever.
+    /// Lets connections in until it is told to stop; then those that are there already.
     async fn accept(self: Arc<Self>, listener: Listener) {
+        let mut stopping = self.stopping.subscribe();
         loop {
-            match listener.accept().await {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                // The sender lives in `self`, so there is no error.
+                _ = stopping.wait_for(|stopping| *stopping) => break,
+            };
+            match accepted {
                 Ok((stream, peer)) => self.let_in(stream, peer),
                 Err(error) => {
                     self.voice.say(&format!("nobody can connect to {}: {error}", listener.name()));
                     sleep(ACCEPT_PAUSE).await;
                 }
             }
+        }
+        while let Ok(Ok((stream, peer))) = timeout(WAITING_PAUSE, listener.accept()).await {
+            self.let_in(stream, peer);
         }
     }
 

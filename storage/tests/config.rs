@@ -244,6 +244,12 @@ async fn the_store_and_the_spool_are_made_with_their_directories() {
     assert!(dir.path().join("data/50%/what?.db").exists());
     let spool = config.open_spool().await.unwrap().unwrap();
     assert!(spool.is_empty() && dir.path().join("spool/spool.db").exists());
+    // Two processes would replace each other's batches.
+    let error = config.open_spool().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    spool.close().await.unwrap();
+    drop(spool);
+    assert!(config.open_spool().await.unwrap().is_some());
     store.close().await.unwrap();
 }
 

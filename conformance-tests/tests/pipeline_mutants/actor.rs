@@ -86,9 +86,45 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "a_shutdown_leaves_what_is_in_the_channel",
         file: "pipeline/receive.rs",
-        right: "!take_until_stopped(&shared, lane, &mut *source, &mut records).await",
-        wrong: "{ take_until_stopped(&shared, lane, &mut *source, &mut records).await; false }",
+        right: "if «!has_ended»",
+        wrong: "false",
         caught_by: Pipeline("shutdown::channels_are_emptied_and_closed"),
+    },
+    Mutant {
+        name: "a_source_without_end_has_all_the_time",
+        file: "pipeline/receive.rs",
+        right: "if «shared.is_overdue()»",
+        wrong: "false",
+        caught_by: Pipeline("shutdown::a_source_without_end_does_not_keep_a_shutdown"),
+    },
+    Mutant {
+        name: "a_spool_that_refused_once_is_not_asked_at_the_end",
+        file: "pipeline/writer.rs",
+        right: "() = «self.last_moment_after(spool_refuses_until)» => (None, true)",
+        wrong: "std::future::pending::<()>()",
+        caught_by: Pipeline("shutdown::a_spool_that_refused_once_is_asked_at_the_last_moment"),
+    },
+    Mutant {
+        name: "a_spool_that_hangs_is_waited_for",
+        file: "pipeline/writer.rs",
+        right: "«timeout(self.shared.options.write_timeout, push).await»;",
+        wrong: "Ok::<_, tokio::time::error::Elapsed>(push.await)",
+        caught_by: Pipeline("outage::a_spool_that_hangs_does_not_keep_the_batch_from_the_store"),
+    },
+    Mutant {
+        name: "a_spool_that_broke_keeps_everything_from_the_store",
+        file: "pipeline/writer.rs",
+        right: "if «spool.is_drained()»",
+        wrong: "spool.is_empty()",
+        caught_by: Pipeline("outage::a_spool_that_broke_does_not_keep_anything_from_the_store"),
+    },
+    Mutant {
+        name: "what_a_source_gave_before_it_broke_is_lost",
+        file: "pipeline/receive.rs",
+        right: "shared.received(lane, &mut records, 0);
+            «shared.push(lane, &mut records).await;»",
+        wrong: "{}",
+        caught_by: Pipeline("shutdown::a_source_that_panics_is_noticed"),
     },
     Mutant {
         name: "a_shutdown_leaves_no_time_for_the_spool",
@@ -158,6 +194,15 @@ pub(super) const ALL: &[Mutant] = &[
         right: "batch.since.elapsed()",
         wrong: "Duration::ZERO",
         caught_by: Pipeline("outage::the_age_of_a_record_goes_with_it_into_the_spool"),
+    },
+    Mutant {
+        name: "a_store_that_is_too_slow_is_healthy",
+        file: "pipeline/state.rs",
+        right: "«state.has_shed(now)» || (state.shed_at.is_some() && state.failing.is_some())",
+        wrong: "false",
+        caught_by: Pipeline(
+            "backpressure::who_drops_records_is_not_healthy_although_the_store_works",
+        ),
     },
     Mutant {
         name: "a_failing_store_is_healthy",

@@ -4,16 +4,18 @@
 mod input;
 mod late_store;
 
+use std::pin::pin;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use storage::config::Config;
-use storage::pipeline::{DrainReport, StorageActor, StorageHandle};
+use storage::pipeline::{DrainReport, Spool, StorageActor, StorageHandle};
 use storage::{HealthStatus, MetricRecord, StorageBackend};
-use tokio::time::interval;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval, sleep_until, timeout};
 
-use self::input::Input;
+use self::input::{Input, Running};
 use self::late_store::{LateStore, UpkeepCounts};
 use super::collect::stop_signals;
 use crate::args::Run;
@@ -26,6 +28,12 @@ const SET_ASIDE_SHOWN_MAX: usize = 10;
 
 /// How often the health is looked at, to say when it changes.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the end takes that somebody asked for twice, in each of its parts.
+const HASTE: Duration = Duration::from_secs(1);
+
+/// How long the stores have to close when the time for the end is over.
+const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let config = Config::load(&args.file.config)?.storage;
@@ -44,33 +52,69 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let actor = actor.start()?;
     let ended = tokio::select! {
         ended = input.ended() => ended,
-        _ = stop.recv() => Ok(0),
-        () = watch_health(&actor) => Ok(0),
+        _ = stop.recv() => Ok(()),
+        () = watch_health(&actor) => Ok(()),
         refused = store.watch(output) => Err(refused),
     };
     let shutdown = Duration::from_secs(config.shutdown_secs);
+    let end = Instant::now() + shutdown;
+    let (report, upkeep) = drain(&mut input, &actor, &store, &mut stop, shutdown).await;
+    let tally = input.tally().await;
+    let printed = print(output, &report, &actor, &upkeep, &tally);
+    let closed = close(spool, &store, &mut stop, end).await;
+    ended?;
+    let code = printed?;
+    closed?;
+    Ok(code)
+}
+
+/// Ends input, actor and upkeep, all within `shutdown`.
+async fn drain(
+    input: &mut Running,
+    actor: &StorageHandle,
+    store: &LateStore,
+    stop: &mut mpsc::Receiver<()>,
+    shutdown: Duration,
+) -> (DrainReport, UpkeepCounts) {
     let started = Instant::now();
-    let draining = async {
+    let mut upkeep = pin!(store.stop_upkeep(shutdown));
+    let storing = async {
         // The larger part of the time is for the store.
         input.stop(shutdown / 4).await;
         actor.shutdown(shutdown.saturating_sub(started.elapsed())).await
     };
-    let report = tokio::select! {
-        report = draining => report,
-        // Who asks twice does not want to wait.
-        _ = stop.recv() => actor.shutdown(Duration::ZERO).await,
-    };
-    let upkeep = store.stop_upkeep(shutdown).await;
-    let tally = input.tally().await;
-    let bad_lines = *ended.as_ref().unwrap_or(&0) + tally.bad_lines;
-    let printed = print(output, &report, &actor, &upkeep, &Tally { bad_lines, ..tally });
-    if let Some(spool) = spool {
-        spool.close().await?;
+    tokio::select! {
+        both = async { tokio::join!(storing, &mut upkeep) } => both,
+        // Who asks twice does not want to wait; what the spool can take at once goes there.
+        _ = stop.recv() => {
+            let report = actor.shutdown(HASTE).await;
+            (report, timeout(HASTE, upkeep).await.unwrap_or_default())
+        }
     }
-    store.warn_of_mirror().await;
-    store.backend().close().await?;
-    ended?;
-    printed
+}
+
+/// Closes spool and store, by `end` or a little later, or until somebody does not want to wait.
+async fn close(
+    spool: Option<Spool>,
+    store: &LateStore,
+    stop: &mut mpsc::Receiver<()>,
+    end: Instant,
+) -> Result<()> {
+    let closing = async {
+        let spool = match spool {
+            Some(spool) => spool.close().await,
+            None => Ok(()),
+        };
+        store.warn_of_mirror().await;
+        store.backend().close().await?;
+        Ok(spool?)
+    };
+    let late = end.max(Instant::now() + CLOSE_TIME_MIN);
+    tokio::select! {
+        closed = closing => closed,
+        () = sleep_until(late) => bail!("the store did not close in time"),
+        _ = stop.recv() => bail!("ended before the store was closed"),
+    }
 }
 
 /// Says when the store begins to fail and when it is well again. Never ends.
@@ -104,11 +148,14 @@ fn print(
 ) -> Result<ExitCode> {
     let counters = &report.counters;
     let lost = counters.sum(|source| source.shed + source.lagged) + report.left;
+    for error in [&upkeep.retention.last_error, &upkeep.archive.last_error].into_iter().flatten() {
+        warn(&format!("rollups, archive or old samples had to wait to the end: {error}"));
+    }
     for one in actor.take_set_aside().iter().take(SET_ASIDE_SHOWN_MAX) {
         let MetricRecord { server_id, metric_type, .. } = &one.record;
         warn(&format!("not stored: {server_id} {metric_type}: {:#}", one.reason));
     }
-    output.record(vec![
+    let written = output.record(vec![
         ("samples_received", Cell::Count(counters.sum(|source| source.received))),
         ("samples_stored", Cell::Count(counters.sum(|source| source.stored) + counters.drained)),
         ("samples_in_spool", Cell::Count(report.spooled)),
@@ -126,7 +173,7 @@ fn print(
         ("connections_refused", Cell::Count(lines.refused)),
         ("connections_cut_off", Cell::Count(lines.cut_off)),
         ("writes_failed", Cell::Count(counters.write_failures)),
-    ])?;
+    ]);
     if lines.cut_off > 0 {
         let cut_off = text::counted(lines.cut_off, "connection");
         warn(&format!("{cut_off} had to be given up with lines unread"));
@@ -134,5 +181,10 @@ fn print(
     if lost > 0 {
         bail!("{} could not be stored; see that the store works", text::counted(lost, "sample"));
     }
+    if !report.sources_ended {
+        bail!("the end came before all that was read had been taken");
+    }
+    // After what is worse than nobody reading this.
+    written?;
     Ok(ExitCode::SUCCESS)
 }

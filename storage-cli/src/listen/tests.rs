@@ -100,6 +100,29 @@ async fn many_connections_at_a_time_in_any_format() {
     assert_eq!(listening.tally().await, Tally { connections: 40, ..Tally::default() });
 }
 
+/// The end may come while the store is still being opened.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_connected_before_anybody_was_let_in_is_read_at_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (address, path) = unix(&dir);
+    let bound = Bound::open(&config(&["127.0.0.1:0", &address]), syntax()).await.unwrap();
+    let port = bound.addresses().split_once(", ").unwrap().0.to_owned();
+    for peer in 0..20 {
+        let mut stream: Box<dyn Write> = match peer % 2 {
+            0 => Box::new(TcpStream::connect(&port).unwrap()),
+            _ => Box::new(UnixStream::connect(&path).unwrap()),
+        };
+        stream.write_all(line(peer, 1).as_bytes()).unwrap();
+    }
+    let (sender, mut receiver) = mpsc::channel(100);
+    let mut listening = bound.start(sender);
+    listening.stop(WHILE).await;
+    assert_eq!(listening.tally().await, Tally { connections: 20, ..Tally::default() });
+    for _ in 0..20 {
+        receiver.recv().await.unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_too_many_is_closed_and_there_is_room_when_one_ends() {
     let config = ListenConfig { connections_max: 2, ..config(&["127.0.0.1:0"]) };

@@ -101,7 +101,8 @@ impl StorageHandle {
     }
 
     /// Takes what is ready in every source, closes all batches, and returns when everything of it
-    /// is in the store, or in the spool.
+    /// is in the store, or in the spool; or was dropped, where a source sheds, which its counters tell.
+    /// A source that never runs dry is taken from for as long as batches gather, a second at least.
     ///
     /// # Errors
     /// The error of the store if a write fails after this was called and no spool takes the records. Nothing

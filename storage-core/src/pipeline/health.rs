@@ -13,7 +13,10 @@ use crate::metrics::HealthStatus;
 /// |---|---|---|
 /// | `Healthy` | takes what it is given | none wait but those that gather for the next flush |
 /// | `Degraded` | fails, or a spool is being drained | wait in memory or in the spool |
-/// | `Down` | fails | have nowhere to wait: they are dropped, or their sources are made to wait |
+/// | `Down` | fails | have nowhere to wait: their sources are made to wait |
+/// | `Down` | fails or is too slow | are dropped, or were since it failed or within ten seconds |
+///
+/// An actor whose writing task has ended by a defect is `Down`, one with a source that did is `Degraded`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ActorHealth {
     /// The state in one word.

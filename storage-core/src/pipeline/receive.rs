@@ -1,13 +1,20 @@
 //! The task of a source: takes what comes, closes batches that are old enough. Never waits for the
 //! store, unless the source shall wait.
 
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
+use futures_util::FutureExt;
+use tokio::task::coop::consume_budget;
 use tokio::time::{Instant, sleep_until};
 
 use super::source::{Receive, take, take_ready};
 use super::state::Shared;
 use crate::metrics::MetricRecord;
+
+/// How long a flush takes from a source that always has something, at least.
+const READY_TIME_MIN: Duration = Duration::from_secs(1);
 
 /// Takes from a source until it ends or the actor stops.
 pub(super) async fn run(shared: Arc<Shared>, lane: usize, mut source: Box<dyn Receive>) {
@@ -15,7 +22,17 @@ pub(super) async fn run(shared: Arc<Shared>, lane: usize, mut source: Box<dyn Re
     // for ever.
     let mut end = End { shared: Arc::clone(&shared), lane, is_whole: false };
     let mut records = Vec::new();
-    if !take_until_stopped(&shared, lane, &mut *source, &mut records).await {
+    let taking = take_until_stopped(&shared, lane, &mut *source, &mut records);
+    let has_ended = match AssertUnwindSafe(taking).catch_unwind().await {
+        Ok(has_ended) => has_ended,
+        Err(panic) => {
+            // What it gave before is whole.
+            shared.received(lane, &mut records, 0);
+            shared.push(lane, &mut records).await;
+            resume_unwind(panic);
+        }
+    };
+    if !has_ended {
         let will_end = source.close();
         while let Some(taken) = match will_end {
             true => take(&mut *source, &mut records).await,
@@ -23,6 +40,11 @@ pub(super) async fn run(shared: Arc<Shared>, lane: usize, mut source: Box<dyn Re
         } {
             shared.received(lane, &mut records, taken.lagged);
             shared.push(lane, &mut records).await;
+            if shared.is_overdue() {
+                return;
+            }
+            // A source that always has something must not keep others from running.
+            consume_budget().await;
         }
     }
     end.is_whole = true;
@@ -77,14 +99,17 @@ async fn take_all_ready(
     source: &mut dyn Receive,
     records: &mut Vec<MetricRecord>,
 ) {
-    // Bounded: a source that never runs dry would never be done.
-    let until = Instant::now() + shared.options.flush_interval;
+    // Bounded: a source that never runs dry would never be done. Waiting for room does not count.
+    let mut until = Instant::now() + shared.options.flush_interval.max(READY_TIME_MIN);
     while let Some(taken) = take_ready(source, records).await {
         shared.received(lane, records, taken.lagged);
+        let before = Instant::now();
         shared.push(lane, records).await;
+        until += before.elapsed();
         if Instant::now() >= until {
             return;
         }
+        consume_budget().await;
     }
 }
 

@@ -4,6 +4,7 @@
 //! series, numbered through by their timestamps. So the five required methods are a queue: a push
 //! is one `write_batch`, all or nothing; the front is a `query_range`; done is `prune_before`.
 
+use std::any::Any;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -123,6 +124,8 @@ struct Inner {
     pushed: Notify,
     /// Rung after every batch that is gone.
     popped: Notify,
+    /// Kept as long as this is.
+    _guard: Box<dyn Any + Send + Sync>,
 }
 
 /// Numbers of chunks: `pruned..head` is done, `head..tail` waits.
@@ -148,6 +151,19 @@ impl Spool {
     /// # Errors
     /// `Config` if other samples than those of a spool lie there; otherwise those of the store.
     pub async fn open(store: Arc<dyn StorageBackend>, limits: SpoolLimits) -> Result<Self> {
+        Self::open_guarded(store, limits, ()).await
+    }
+
+    /// Opens the spool on `store`, and keeps `guard` until its last handle is gone: what keeps other
+    /// processes away, such as a locked file.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_guarded(
+        store: Arc<dyn StorageBackend>,
+        limits: SpoolLimits,
+        guard: impl Send + Sync + 'static,
+    ) -> Result<Self> {
         let state = read_state(&*store).await?;
         Ok(Self(Arc::new(Inner {
             store,
@@ -158,6 +174,7 @@ impl Spool {
             draining: AsyncMutex::default(),
             pushed: Notify::new(),
             popped: Notify::new(),
+            _guard: Box::new(guard),
         })))
     }
 
@@ -248,6 +265,12 @@ impl Spool {
         state.pruned == state.tail
     }
 
+    /// Whether nothing waits. What was drained may still be there.
+    pub(super) fn is_drained(&self) -> bool {
+        let state = self.0.state();
+        state.head == state.tail
+    }
+
     /// Whether it is empty and nothing is about to be in it.
     pub(super) fn is_idle(&self) -> bool {
         self.0.pushing.try_lock().is_ok() && self.is_empty()
@@ -329,6 +352,8 @@ impl Inner {
                 // It may stand there: nothing else may take its numbers.
                 if error.outcome() == Outcome::Unknown {
                     state.tail = end;
+                    drop(state);
+                    self.pushed.notify_one();
                 }
                 Err(error)
             }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -16,6 +17,9 @@ use super::source::Backpressure;
 use super::spool::Spool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{HealthStatus, MetricRecord, StorageBackend};
+
+/// How long records that were dropped show in the health at least, unless memory is empty before.
+const SHED_SHOWN: Duration = Duration::from_secs(10);
 
 /// How many records that were set aside are kept to be looked at.
 const SET_ASIDE_MAX: usize = 100;
@@ -50,8 +54,9 @@ struct State {
     drained: u64,
     drained_invalid: u64,
     failing: Option<Failing>,
-    /// Whether records were dropped since the store last took some.
-    has_shed: bool,
+    /// When records were dropped last; `None` when memory was empty since, or the store took some
+    /// long after.
+    shed_at: Option<Instant>,
     spool_trouble: Option<String>,
     set_aside: VecDeque<SetAside>,
     writer_ended: bool,
@@ -115,7 +120,7 @@ impl Shared {
             drained: 0,
             drained_invalid: 0,
             failing: None,
-            has_shed: false,
+            shed_at: None,
             spool_trouble: None,
             set_aside: VecDeque::new(),
             writer_ended: false,
@@ -201,8 +206,8 @@ impl Shared {
                 source.waiting = 0;
                 source.shed += shed;
                 if shed > 0 {
-                    tracing::debug!(target: "storage", source = source.name, shed, "memory is full");
-                    state.has_shed = true;
+                    let name = source.name.clone();
+                    state.shed(&name, shed);
                 }
                 (true, overflows)
             }
@@ -259,6 +264,11 @@ impl Shared {
         Some(batch)
     }
 
+    /// Whether the actor should have ended by now.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.stop.borrow().is_some_and(|deadline| Instant::now() >= deadline)
+    }
+
     /// Whether the actor was asked to stop and nothing is left in memory.
     pub(super) fn is_finished(&self) -> bool {
         self.stop.borrow().is_some() && self.state().is_empty()
@@ -300,6 +310,9 @@ impl Shared {
     fn let_go(&self, mut state: MutexGuard<'_, State>, parts: &[Part]) {
         state.buffer.done(parts);
         state.taken = None;
+        if state.holds_nothing() {
+            state.shed_at = None;
+        }
         drop(state);
         for part in parts {
             self.room[part.lane].notify_one();
@@ -440,17 +453,29 @@ impl Shared {
         let oldest = taken_since.into_iter().chain(state.buffer.oldest_since()).min();
         let oldest_age = oldest.map(|since| now.duration_since(since));
         let spool_is_lost = spool_is_full || state.spool_trouble.is_some();
-        let nowhere = state.has_shed || (waiting > 0 && spool_is_lost);
+        let sheds = state.has_shed(now) || (state.shed_at.is_some() && state.failing.is_some());
+        let defects = match self.stop.borrow().is_some() {
+            // Then all are to end.
+            true => Vec::new(),
+            false => state.defects(),
+        };
         let status = match &state.failing {
-            Some(_) if nowhere => HealthStatus::Down,
+            _ if sheds || (state.writer_ended && !defects.is_empty()) => HealthStatus::Down,
+            Some(_) if waiting > 0 && spool_is_lost => HealthStatus::Down,
             Some(_) => HealthStatus::Degraded,
             None if state.spool_trouble.is_some() => HealthStatus::Degraded,
             None if spool.is_some_and(|spool| spool.records > 0) => HealthStatus::Degraded,
+            None if !defects.is_empty() => HealthStatus::Degraded,
             None => HealthStatus::Healthy,
         };
-        let trouble = state.failing.as_ref().map(|failing| &failing.message);
-        let messages: Vec<_> =
-            trouble.into_iter().chain(&state.spool_trouble).map(String::as_str).collect();
+        let failing = state.failing.as_ref().map(|failing| failing.message.clone());
+        let shed = sheds.then(|| "memory is full, records are dropped".to_owned());
+        let messages: Vec<_> = failing
+            .into_iter()
+            .chain(state.spool_trouble.clone())
+            .chain(shed)
+            .chain(defects)
+            .collect();
         ActorHealth {
             status,
             message: messages.join("; "),
@@ -495,16 +520,43 @@ impl Shared {
 impl State {
     fn worked(&mut self) {
         self.writes += 1;
-        self.has_shed = false;
+        if !self.has_shed(Instant::now()) {
+            self.shed_at = None;
+        }
         if self.failing.take().is_some() {
             tracing::info!(target: "storage", "the store takes records again");
         }
     }
 
+    /// What has ended without being told to, or having come to its end.
+    fn defects(&self) -> Vec<String> {
+        let writer = self.writer_ended.then(|| "the task that stores has ended".to_owned());
+        let broken = self.sources.iter().filter(|source| source.ended && !source.is_whole);
+        let broken = broken.map(|source| format!("source {} broke off", source.name));
+        writer.into_iter().chain(broken).collect()
+    }
+
+    /// Whether records were dropped a short time ago.
+    fn has_shed(&self, now: Instant) -> bool {
+        self.shed_at.is_some_and(|at| now.duration_since(at) < SHED_SHOWN)
+    }
+
+    /// Notes that records of a source were dropped; told once while it goes on.
+    fn shed(&mut self, source: &str, shed: u64) {
+        let now = Instant::now();
+        if !self.has_shed(now) {
+            tracing::warn!(target: "storage", source, shed, "memory is full, records are dropped");
+        }
+        self.shed_at = Some(now);
+    }
+
+    fn holds_nothing(&self) -> bool {
+        self.buffer.lanes.iter().all(|lane| lane.held_records == 0)
+    }
+
     /// Whether no source will give anything more, and nothing is in memory.
     fn is_empty(&self) -> bool {
-        let all_ended = self.sources.iter().all(|source| source.ended);
-        all_ended && self.buffer.lanes.iter().all(|lane| lane.held_records == 0)
+        self.sources.iter().all(|source| source.ended) && self.holds_nothing()
     }
 
     fn set_aside(&mut self, record: SetAside) {

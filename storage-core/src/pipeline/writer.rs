@@ -77,8 +77,10 @@ impl Writer {
             let (stored, must_spool) = tokio::select! {
                 biased;
                 stored = attempt => (stored, Instant::now() >= spool_at),
-                // A spool that has refused is no reason to break off what may work.
+                // A spool that has refused is no reason to break off what may work, but for the last
+                // chance to keep it.
                 () = self.must_spool(spool_at), if spool_refuses_until.is_none() => (None, true),
+                () = self.last_moment_after(spool_refuses_until) => (None, true),
             };
             if let Some(refused) = stored {
                 return self.shared.stored(&batch.parts, refused);
@@ -123,8 +125,21 @@ impl Writer {
         }
     }
 
+    /// The last moment for a spool that has refused, and is left alone until then; never if it has not.
+    async fn last_moment_after(&self, refuses_until: Option<Instant>) {
+        match refuses_until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+        self.last_moment().await;
+    }
+
+    /// Moves a batch into the spool. One that hangs is one that fails: the store may be back. What it
+    /// stores after all is drained once more, which changes nothing unless a sample was replaced since.
     async fn spool_one(&self, spool: &Spool, batch: &Batch) -> Result<(), ()> {
-        match spool.push_aged(&batch.records, batch.since.elapsed()).await {
+        let push = spool.push_aged(&batch.records, batch.since.elapsed());
+        let pushed = timeout(self.shared.options.write_timeout, push).await;
+        match pushed.unwrap_or_else(|_| Err(spool_hangs())) {
             Ok(()) => {
                 self.shared.spooled(&batch.parts);
                 Ok(())
@@ -138,7 +153,7 @@ impl Writer {
 
     /// Moves what is in memory into the spool, and drains the spool into the store, both at once,
     /// until the spool is empty, or the actor stops and memory is empty. Returns a batch that the
-    /// spool does not take although it is empty.
+    /// spool does not take although nothing waits in it.
     async fn write_through(&self, spool: &Spool) -> Option<Batch> {
         let is_feeding = AtomicBool::new(false);
         tokio::select! {
@@ -162,7 +177,9 @@ impl Writer {
             is_feeding.store(true, Ordering::Relaxed);
             let mut delays = self.delays();
             while self.spool_one(spool, &batch).await.is_err() {
-                if spool.is_empty() {
+                // A spool that cannot even remove what was drained must not keep the store from what
+                // comes. What is left there may be drained once more after a crash.
+                if spool.is_drained() {
                     return Some(batch);
                 }
                 sleep(next(&mut delays)).await;
@@ -288,6 +305,12 @@ fn timed_out() -> Error {
     Error::new(ErrorKind::Timeout, "the store took too long")
         .with_outcome(Outcome::Unknown)
         .with_operation("write_batch")
+}
+
+fn spool_hangs() -> Error {
+    Error::new(ErrorKind::Timeout, "the spool took too long")
+        .with_outcome(Outcome::Unknown)
+        .with_operation("push")
 }
 
 /// Also after a panic: whoever waits for the writer must not wait for ever.

@@ -1,5 +1,7 @@
 //! Memory is full because the store hangs: each policy does what it says, and counts it.
 
+use std::time::Duration;
+
 use storage_core::layers::{FaultPlan, Operation};
 use storage_core::pipeline::{
     ActorOptions, Backpressure, Source, SpoolLimits, StorageActor, StorageHandle,
@@ -100,6 +102,26 @@ async fn shed_oldest_keeps_the_newest_and_counts_the_rest() {
     let newest = &found[10..];
     let first = 10_000 - newest.len() as i64;
     assert_eq!(newest, (first..10_000).collect::<Vec<_>>());
+}
+
+/// A store that takes everything, and more slowly than it comes.
+#[tokio::test(start_paused = true)]
+async fn who_drops_records_is_not_healthy_although_the_store_works() {
+    let slow = FaultPlan::new(1).with_slow(1.0, Duration::from_millis(100));
+    let store = shaky(slow);
+    store.control().on();
+    let (sender, source) = channel(1);
+    let actor = actor_on(&store).source(source).options(small()).start().unwrap();
+    fill(&sender, 0..10_000).await;
+    for _ in 0..3 {
+        let health = actor.health();
+        assert_eq!(health.status, HealthStatus::Down, "{health:?}");
+        assert!(health.message.contains("dropped") && health.failing_for.is_none(), "{health:?}");
+        fill(&sender, 0..1000).await;
+    }
+    // Nothing comes any more, and what is in memory is stored.
+    eventually("it is well", async || actor.health().status == HealthStatus::Healthy).await;
+    assert_adds_up(&end(&actor).await);
 }
 
 async fn spooling(limits: SpoolLimits) -> (Shaky, Filled) {

@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use storage_core::layers::FaultPlan;
+use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
 use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{ActorOptions, Spool, SpoolLimits};
 use storage_core::{
-    HealthStatus, MetricAggregation, MetricRecord, Result, StorageBackend, StorageStats, TimeRange,
+    HealthStatus, InMemory, MetricAggregation, MetricRecord, Result, StorageBackend, StorageStats,
+    TimeRange,
 };
 use tokio::time::{Instant, sleep, timeout};
 
@@ -180,6 +181,57 @@ async fn a_spool_that_fails_loses_nothing_that_fits_into_memory() {
     eventually("all is stored", async || stored(&store).await == 30_000).await;
     assert_eq!(values(store.inner()).await, (0..30_000).collect::<Vec<_>>());
     end(&actor).await;
+}
+
+/// A disk that fails: the spool keeps what was drained, and takes nothing. The store works.
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_broke_does_not_keep_anything_from_the_store() {
+    for push in [Fault::LostRequest, Fault::LostReply] {
+        let store = refusing();
+        let plan = FaultPlan::new(1).with_refused(1.0);
+        let plan = plan.only(&[Operation::WriteBatch, Operation::PruneBefore]);
+        let spool_store = Arc::new(Faulty::new(InMemory::new(), plan));
+        spool_store.control().off();
+        let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default());
+        let (sender, source) = channel(4);
+        let actor = actor_on(&store).source(source).spool(spool.await.unwrap()).start().unwrap();
+        store.control().on();
+        sender.send(records(0..1000)).await.unwrap();
+        eventually("it is spooled", async || actor.counters().sources[0].spooled == 1000).await;
+        spool_store.control().inject(Operation::WriteBatch, push);
+        spool_store.control().on();
+        sender.send(records(1000..2000)).await.unwrap();
+        let is_broken = async || spool_store.control().counts().refused > 0;
+        eventually("the spool broke", is_broken).await;
+        store.control().off();
+        eventually("the first are stored", async || stored(&store).await == 2000).await;
+        for tick in 2..5 {
+            sender.send(records(tick * 1000..tick * 1000 + 1000)).await.unwrap();
+        }
+        eventually("all are stored", async || stored(&store).await == 5000).await;
+        let health = actor.health();
+        assert_eq!(health.status, HealthStatus::Degraded, "{health:?}");
+        spool_store.control().off();
+        drop(sender);
+        timeout(seconds(600), actor.drained()).await.unwrap();
+        end(&actor).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_hangs_does_not_keep_the_batch_from_the_store() {
+    let (store, spool_store) = (refusing(), hanging());
+    let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default());
+    let (sender, source) = channel(4);
+    let actor = actor_on(&store).source(source).spool(spool.await.unwrap()).start().unwrap();
+    store.control().on();
+    spool_store.control().on();
+    sender.send(records(0..1000)).await.unwrap();
+    sleep(seconds(60)).await;
+    assert!(actor.health().message.contains("the spool took too long"), "{:?}", actor.health());
+    store.control().off();
+    eventually("it is stored", async || stored(&store).await == 1000).await;
+    drop((sender, actor));
 }
 
 #[tokio::test(start_paused = true)]

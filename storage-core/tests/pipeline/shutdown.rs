@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
 use storage_core::pipeline::{ActorOptions, Backpressure, Source, Spool, SpoolLimits};
-use storage_core::{ErrorKind, InMemory, MetricRecord};
+use storage_core::{ErrorKind, HealthStatus, InMemory, MetricRecord};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep};
 
@@ -122,10 +122,43 @@ async fn a_source_that_panics_is_noticed() {
     let actor = actor_on(&store).source(Source::stream("bad", bad)).source(source).start().unwrap();
     sender.send(records(100..110)).await.unwrap();
     actor.flush().await.unwrap();
-    assert!(stored(&store).await >= 10);
+    // What it gave before the defect is there, too.
+    assert_eq!(stored(&store).await, 13);
+    let health = actor.health();
+    assert_eq!((health.status, &*health.message), (HealthStatus::Degraded, "source bad broke off"));
     let report = actor.shutdown(seconds(5)).await;
     assert!(!report.sources_ended && report.left == 0);
     assert!(report.elapsed < seconds(1));
+}
+
+/// A stream that always has something: the rest of the program runs on, and it ends in time.
+#[tokio::test]
+async fn a_source_without_end_does_not_keep_a_shutdown() {
+    let store = refusing();
+    let endless = futures_util::stream::repeat_with(|| record(1));
+    let actor = actor_on(&store).source(Source::stream("endless", endless)).start().unwrap();
+    let started = std::time::Instant::now();
+    let report = actor.shutdown(Duration::from_millis(200)).await;
+    assert!(!report.sources_ended, "{report:?}");
+    assert!(started.elapsed() < seconds(20), "{:?}", started.elapsed());
+}
+
+/// The store hangs, and the spool was busy once: the last moment still goes to it.
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_refused_once_is_asked_at_the_last_moment() {
+    let (store, queue) = (hanging(), refusing());
+    store.control().on();
+    let spool = Spool::open(as_dyn(&queue), SpoolLimits::default()).await.unwrap();
+    let options = ActorOptions::default().with_spool_after(seconds(5));
+    let (sender, source) = channel(4);
+    let actor = actor_on(&store).source(source).spool(spool).options(options).start().unwrap();
+    queue.control().on();
+    sender.send(records(0..1234)).await.unwrap();
+    sleep(seconds(8)).await;
+    queue.control().off();
+    // The attempt that hangs would take longer than that.
+    let report = actor.shutdown(seconds(10)).await;
+    assert!(report.is_complete() && report.spooled == 1234, "{report:?}");
 }
 
 /// The store hangs to the end, and the spool takes its time, too.

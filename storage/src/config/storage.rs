@@ -1,5 +1,7 @@
 //! The section `storage`, and what is made of it: a store, a spool, the options of an actor.
 
+use std::fmt::Display;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,18 @@ use super::rollups::RollupsConfig;
 use super::{Config, bad_value};
 use crate::{TierUrls, connect};
 
+/// What a record takes in memory, roughly and rather more.
+const RECORD_BYTES: usize = 256;
+
+/// Bytes that make a batch, records that are written at once, and bytes that a source may hold, however
+/// small the batches are.
+const FLUSH_BYTES_MIN: usize = 1 << 20;
+const WRITE_RECORDS_MIN: usize = 10_000;
+const MEMORY_BYTES_MIN: usize = 16 << 20;
+
+/// Batches for which there is memory: one gathers, others are written or wait.
+const BATCHES_HELD: usize = 4;
+
 /// The section `storage`.
 ///
 /// | key | default | |
@@ -30,7 +44,7 @@ use crate::{TierUrls, connect};
 /// | `sqlite.path` | `metrics.db` | |
 /// | `postgres.url`, `postgres.pool_size` | | |
 /// | `parquet.base_path`, `parquet.batch_size` | `parquet`, 10,000 | |
-/// | `buffer_size` | 1000 | records that make a batch |
+/// | `buffer_size` | 1000 | records that make a batch; above 16,000 memory grows by a kibibyte for each |
 /// | `flush_interval_secs` | 30 | how old a record gets before it is written |
 /// | `shutdown_secs` | 30 | how long the end may take |
 /// | `retention` | everything is kept | see [`RetentionConfig`] |
@@ -253,8 +267,12 @@ impl StorageConfig {
             None => self.backend == BackendName::Parquet,
         };
         let batch = if is_parquet { self.parquet.batch_size } else { self.buffer_size };
+        let flush_bytes = (batch * RECORD_BYTES).max(FLUSH_BYTES_MIN);
         ActorOptions::default()
             .with_flush_records(batch)
+            .with_flush_bytes(flush_bytes)
+            .with_write_records_max(batch.max(WRITE_RECORDS_MIN))
+            .with_memory_bytes_max((flush_bytes * BATCHES_HELD).max(MEMORY_BYTES_MIN))
             .with_flush_interval(Duration::from_secs(self.flush_interval_secs))
     }
 
@@ -287,15 +305,17 @@ impl StorageConfig {
     /// Opens the spool if there is to be one.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect) and [`Spool::open`]; `Config` if this build has no SQLite.
+    /// As [`connect`](Self::connect) and [`Spool::open`]; `Config` if this build has no SQLite; `Busy`
+    /// if another process uses the spool, which the locked file `<path>.lock` beside it tells.
     pub async fn open_spool(&self) -> Result<Option<Spool>> {
         let Some(spool) = &self.spool else { return Ok(None) };
         make_directory_of(&spool.path)?;
+        let lock = lock_spool(&spool.path)?;
         let store = connect(&format!("sqlite://{}", escaped(&spool.path))).await?;
         let limits = SpoolLimits::default()
             .with_records_max(spool.records_max)
             .with_bytes_max(spool.bytes_max);
-        Spool::open(store, limits).await.map(Some)
+        Spool::open_guarded(store, limits, lock).await.map(Some)
     }
 }
 
@@ -309,6 +329,22 @@ impl Config {
     }
 }
 
+/// Keeps other processes from the spool: two that write into one would replace each other's batches.
+fn lock_spool(path: &str) -> Result<File> {
+    let lock = format!("{path}.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&lock);
+    let file =
+        file.map_err(|error| at_path(error, "the lock of the spool cannot be made", &lock))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(Error::new(ErrorKind::Busy, "another process uses the spool; give each its own")
+                .with_context("path", path))
+        }
+        Err(TryLockError::Error(error)) => Err(at_path(error, "the spool cannot be locked", &lock)),
+    }
+}
+
 /// What has a meaning in a URL stands for itself in a path.
 fn escaped(path: &str) -> String {
     path.replace('%', "%25").replace('?', "%3F")
@@ -316,14 +352,17 @@ fn escaped(path: &str) -> String {
 
 fn make_directory_of(path: &str) -> Result<()> {
     let Some(directory) = Path::new(path).parent() else { return Ok(()) };
-    std::fs::create_dir_all(directory).map_err(|error| {
-        let kind = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
-            _ => ErrorKind::Io,
-        };
-        Error::new(kind, "a directory cannot be made")
-            .with_operation("connect")
-            .with_context("path", directory.display())
-            .with_source(error)
-    })
+    std::fs::create_dir_all(directory)
+        .map_err(|error| at_path(error, "a directory cannot be made", &directory.display()))
+}
+
+fn at_path(error: std::io::Error, problem: &'static str, path: &dyn Display) -> Error {
+    let kind = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+        _ => ErrorKind::Io,
+    };
+    Error::new(kind, problem)
+        .with_operation("connect")
+        .with_context("path", path)
+        .with_source(error)
 }

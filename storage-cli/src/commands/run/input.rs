@@ -1,6 +1,8 @@
 //! Where `storage run` takes samples from: this host, standard input, or sockets.
 
-use std::io::{self, BufReader};
+use std::io::{self, BufReader, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -9,7 +11,9 @@ use storage::MetricRecord;
 use storage::config::{CollectConfig, ListenConfig, StorageConfig};
 use storage::metrics::record::validate_names;
 use storage::pipeline::{Backpressure, Source};
+use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{sleep, timeout};
 
 use crate::args::Run;
 use crate::commands::collect::Ticks;
@@ -24,6 +28,9 @@ const CHANNEL_RECORDS: usize = 8192;
 /// The same where they come from outside: each may hold much metadata.
 const LISTEN_CHANNEL_RECORDS: usize = 1024;
 
+/// How often it is looked whether what was read of standard input is sent.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// How many bad lines of standard input are spelt out.
 const BAD_SHOWN_MAX: u64 = 10;
 
@@ -36,13 +43,8 @@ pub(super) enum Input {
 
 /// An input from which samples come.
 pub(super) enum Running {
-    /// Until this ends, with how many bad lines there were.
-    Reading(oneshot::Receiver<Result<u64>>),
-    Collecting {
-        config: CollectConfig,
-        server: String,
-        sender: mpsc::Sender<MetricRecord>,
-    },
+    Reading(Reading),
+    Collecting { config: CollectConfig, server: String, sender: mpsc::Sender<MetricRecord> },
     Listening(Listening),
 }
 
@@ -94,7 +96,7 @@ impl Input {
             Self::Stdin(syntax) => {
                 let (sender, receiver) = mpsc::channel(CHANNEL_RECORDS);
                 let source = Source::mpsc("stdin", receiver).with_backpressure(Backpressure::Wait);
-                (Running::Reading(read(syntax, sender)), source)
+                (Running::Reading(Reading::start(syntax, sender)), source)
             }
             Self::Listen(bound) => {
                 let (sender, receiver) = mpsc::channel(LISTEN_CHANNEL_RECORDS);
@@ -106,13 +108,10 @@ impl Input {
 }
 
 impl Running {
-    /// Waits for the end of the input, for ever where there is none; returns how many lines were
-    /// bad.
-    pub(super) async fn ended(&mut self) -> Result<u64> {
+    /// Waits for the end of the input, for ever where there is none.
+    pub(super) async fn ended(&mut self) -> Result<()> {
         match self {
-            Self::Reading(ended) => {
-                ended.await.map_err(|_| anyhow!("reading standard input broke off"))?
-            }
+            Self::Reading(reading) => reading.ended().await,
             Self::Collecting { config, server, sender } => collect(config, server, sender).await,
             Self::Listening(_) => std::future::pending().await,
         }
@@ -120,16 +119,21 @@ impl Running {
 
     /// Takes in what has been sent already, for as long as `within`.
     pub(super) async fn stop(&mut self, within: Duration) {
-        if let Self::Listening(listening) = self {
-            listening.stop(within).await;
+        match self {
+            Self::Listening(listening) => listening.stop(within).await,
+            Self::Reading(reading) => reading.stop(within).await,
+            Self::Collecting { .. } => {}
         }
     }
 
-    /// What came of connections, when nobody takes records any more.
+    /// What came of lines and connections, when nobody takes records any more.
     pub(super) async fn tally(self) -> Tally {
         match self {
             Self::Listening(listening) => listening.tally().await,
-            Self::Reading(_) | Self::Collecting { .. } => Tally::default(),
+            Self::Reading(reading) => {
+                Tally { bad_lines: reading.shared.bad.load(Ordering::Relaxed), ..Tally::default() }
+            }
+            Self::Collecting { .. } => Tally::default(),
         }
     }
 }
@@ -149,37 +153,98 @@ async fn collect(
     config: &CollectConfig,
     server: &str,
     sender: &mpsc::Sender<MetricRecord>,
-) -> Result<u64> {
+) -> Result<()> {
     let mut host = tokio::task::spawn_blocking(Host::new).await??;
     let mut ticks = Ticks::new(config.interval.0, None, Utc::now());
     while let Some((timestamp, pause)) = ticks.next(Utc::now()) {
         tokio::time::sleep(pause).await;
         for record in host.read(server, timestamp).records {
             if sender.send(record).await.is_err() {
-                return Ok(0);
+                return Ok(());
             }
         }
     }
-    Ok(0)
+    Ok(())
 }
 
-/// Reads standard input to its end, and then says how many lines were bad.
-fn read(syntax: Syntax, sender: mpsc::Sender<MetricRecord>) -> oneshot::Receiver<Result<u64>> {
-    let (done, result) = oneshot::channel();
-    // Not a task: the runtime would wait for it at the end, and it may wait for input for ever.
-    std::thread::spawn(move || {
-        let mut sink = Sending { sender, bad: 0 };
-        let text = BufReader::with_capacity(256 << 10, io::stdin());
-        let read = input::read(text, &syntax, &mut sink);
-        // Nobody waits any more when the program ends.
-        let _ = done.send(read.map(|_| sink.bad));
-    });
-    result
+/// A thread that reads standard input.
+pub(super) struct Reading {
+    ended: oneshot::Receiver<Result<()>>,
+    shared: Arc<ReadingState>,
+}
+
+/// What that thread and who ends it tell each other.
+#[derive(Default)]
+struct ReadingState {
+    /// Whether nothing more shall be read.
+    stopping: AtomicBool,
+    /// Whether the thread waits for input: then all that was read is sent but a line without its end.
+    waits: AtomicBool,
+    /// Lines of which nothing could be made.
+    bad: AtomicU64,
+}
+
+impl Reading {
+    fn start(syntax: Syntax, sender: mpsc::Sender<MetricRecord>) -> Self {
+        let (done, ended) = oneshot::channel();
+        let shared = Arc::<ReadingState>::default();
+        let state = Arc::clone(&shared);
+        // Not a task: the runtime would wait for it at the end, and it may wait for input for ever.
+        std::thread::spawn(move || {
+            let mut sink = Sending { sender, state: Arc::clone(&state) };
+            let text = Stoppable { text: io::stdin(), state: Arc::clone(&state) };
+            let read = input::read(BufReader::with_capacity(256 << 10, text), &syntax, &mut sink);
+            let is_stopped = state.stopping.load(Ordering::SeqCst);
+            // Nobody waits any more when the program ends.
+            let _ = done.send(if is_stopped { Ok(()) } else { read.map(drop) });
+        });
+        Self { ended, shared }
+    }
+
+    async fn ended(&mut self) -> Result<()> {
+        (&mut self.ended).await.map_err(|_| anyhow!("reading standard input broke off"))?
+    }
+
+    /// Reads no further, and waits until what was read is sent, for as long as `within`.
+    async fn stop(&mut self, within: Duration) {
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        let sent = async {
+            let is_reading = || !self.shared.waits.load(Ordering::SeqCst);
+            while is_reading() && matches!(self.ended.try_recv(), Err(TryRecvError::Empty)) {
+                sleep(LOOK).await;
+            }
+        };
+        // What is left then is counted by nobody: the pipeline is full, and its end says so.
+        let _ = timeout(within, sent).await;
+    }
+}
+
+/// Standard input until the command is told to end. A line that was not read to its end is none.
+struct Stoppable<R> {
+    text: R,
+    state: Arc<ReadingState>,
+}
+
+impl<R: Read> Read for Stoppable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // In this order: who stops it sees that it waits, or it sees that it is stopped.
+        self.state.waits.store(true, Ordering::SeqCst);
+        if self.state.stopping.load(Ordering::SeqCst) {
+            return Err(io::Error::other("the command is ending"));
+        }
+        let read = self.text.read(buffer)?;
+        self.state.waits.store(false, Ordering::SeqCst);
+        match self.state.stopping.load(Ordering::SeqCst) {
+            // It comes too late, as what is in the pipe behind it.
+            true => Err(io::Error::other("the command is ending")),
+            false => Ok(read),
+        }
+    }
 }
 
 struct Sending {
     sender: mpsc::Sender<MetricRecord>,
-    bad: u64,
+    state: Arc<ReadingState>,
 }
 
 impl Sink for Sending {
@@ -192,11 +257,53 @@ impl Sink for Sending {
     }
 
     fn bad(&mut self, line: u64, reason: &str) {
-        self.bad += 1;
-        match self.bad {
+        match self.state.bad.fetch_add(1, Ordering::Relaxed) + 1 {
             ..=BAD_SHOWN_MAX => warn(&format!("stdin:{line}: {reason}")),
             more if more == BAD_SHOWN_MAX + 1 => warn("further bad lines are only counted"),
             _ => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::input::time::TimeFormat;
+
+    /// Ends the reading with the first record, as a signal may.
+    struct Ending {
+        state: Arc<ReadingState>,
+        values: Vec<f64>,
+    }
+
+    impl Sink for Ending {
+        fn line(&mut self) -> Result<()> {
+            Ok(())
+        }
+
+        fn record(&mut self, record: MetricRecord) -> Result<()> {
+            self.values.push(record.value);
+            self.state.stopping.store(true, Ordering::SeqCst);
+            Ok(())
+        }
+
+        fn bad(&mut self, line: u64, reason: &str) {
+            panic!("{line}: {reason}");
+        }
+    }
+
+    /// The whole lines that were read count; one without its end could have gone on.
+    #[test]
+    fn what_was_read_when_the_end_came_is_taken_to_its_last_whole_line() {
+        let defaults =
+            Defaults { server: "here".into(), metric: None, time_format: TimeFormat::Auto };
+        let syntax = Syntax { format: None, defaults, lines: LineRules::default() };
+        let text = "cpu,host=a usage=1 1000000\ncpu,host=a usage=2 2000000\ncpu,host=a usage=3";
+        let state = Arc::<ReadingState>::default();
+        let mut sink = Ending { state: Arc::clone(&state), values: Vec::new() };
+        let text = BufReader::new(Stoppable { text: text.as_bytes(), state: Arc::clone(&state) });
+        input::read(text, &syntax, &mut sink).unwrap_err();
+        assert_eq!(sink.values, [1.0, 2.0]);
+        assert!(state.waits.load(Ordering::SeqCst));
     }
 }

@@ -74,11 +74,12 @@ impl LateStore {
 
     /// Never ends.
     async fn watch_upkeep(&self) {
-        let mut before = [None, None];
+        let (mut before, mut ended) = ([None, None], [false; 2]);
         let mut looks = interval(HEALTH_INTERVAL);
         loop {
             looks.tick().await;
             let UpkeepCounts { retention, archive } = self.upkeep_counts();
+            self.warn_of_ended(&mut ended);
             let now = [retention.last_error, archive.last_error];
             for (work, error, before) in [
                 ("rollups and old samples have to wait", &now[0], &before[0]),
@@ -89,6 +90,24 @@ impl LateStore {
                 }
             }
             before = now;
+        }
+    }
+
+    /// Says once of a task that it has ended, which it does by a defect alone.
+    fn warn_of_ended(&self, told: &mut [bool; 2]) {
+        let tasks = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = [
+            tasks.retention.as_ref().is_some_and(RetentionTask::is_finished),
+            tasks.archive.as_ref().is_some_and(ArchiveTask::is_finished),
+        ];
+        drop(tasks);
+        for (what, (ended, told)) in
+            ["rollups and pruning", "archiving"].into_iter().zip(ended.into_iter().zip(told))
+        {
+            if ended && !*told {
+                warn(&format!("{what} broke off, and goes on when this is started again"));
+            }
+            *told |= ended;
         }
     }
 
