@@ -93,15 +93,16 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "a_source_without_end_has_all_the_time",
         file: "pipeline/receive.rs",
-        right: "if «shared.is_overdue()»",
-        wrong: "false",
+        right: "from being ended.
+            «consume_budget().await;»",
+        wrong: "{}",
         caught_by: Pipeline("shutdown::a_source_without_end_does_not_keep_a_shutdown"),
     },
     Mutant {
         name: "a_spool_that_refused_once_is_not_asked_at_the_end",
         file: "pipeline/writer.rs",
-        right: "() = «self.last_moment_after(spool_refuses_until)» => (None, true)",
-        wrong: "std::future::pending::<()>()",
+        right: "self.last_moment_after(«spool_refuses_until»)",
+        wrong: "None",
         caught_by: Pipeline("shutdown::a_spool_that_refused_once_is_asked_at_the_last_moment"),
     },
     Mutant {

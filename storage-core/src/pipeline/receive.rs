@@ -40,10 +40,8 @@ pub(super) async fn run(shared: Arc<Shared>, lane: usize, mut source: Box<dyn Re
         } {
             shared.received(lane, &mut records, taken.lagged);
             shared.push(lane, &mut records).await;
-            if shared.is_overdue() {
-                return;
-            }
-            // A source that always has something must not keep others from running.
+            // A source that always has something must not keep others from running, nor its task
+            // from being ended.
             consume_budget().await;
         }
     }

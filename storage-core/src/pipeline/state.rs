@@ -264,11 +264,6 @@ impl Shared {
         Some(batch)
     }
 
-    /// Whether the actor should have ended by now.
-    pub(super) fn is_overdue(&self) -> bool {
-        self.stop.borrow().is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
     /// Whether the actor was asked to stop and nothing is left in memory.
     pub(super) fn is_finished(&self) -> bool {
         self.stop.borrow().is_some() && self.state().is_empty()
