@@ -532,9 +532,9 @@ pub(crate) struct Copy {
     /// Write at most N samples a second.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) rate: Option<u64>,
-    /// How much time is copied and verified at once; without, a day, or less if it holds many samples.
-    #[arg(long, value_name = "WIDTH", value_parser = humantime::parse_duration)]
-    pub(crate) window: Option<Duration>,
+    /// How much time is copied and verified at once.
+    #[arg(long, value_name = "WIDTH", default_value = "1d", value_parser = humantime::parse_duration)]
+    pub(crate) window: Duration,
 }
 
 #[derive(Debug, ClapArgs)]

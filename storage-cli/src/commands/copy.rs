@@ -20,10 +20,8 @@ pub(super) async fn run(args: &Copy, output: &mut Output) -> Result<ExitCode> {
     let mut options = CopyOptions::default()
         .with_filter(args.chosen.filter()?)
         .with_range(args.span.range()?)
+        .with_window(args.window)
         .with_dry_run(args.dry_run || args.verify);
-    if let Some(window) = args.window {
-        options = options.with_window(window);
-    }
     if let Some(rate) = args.rate {
         options = options.with_samples_per_second(rate);
     }

@@ -213,7 +213,7 @@ impl Mirrored {
             report.samples_pruned = self.secondary.prune_before(cutoff).await?;
         }
         let primary = &*self.primary;
-        let mut windows = Windows::new(options.range(), width_ms(options.width(None))?);
+        let mut windows = Windows::new(options.range(), width_ms(options.window())?);
         while let Some(window) = windows.next(primary, options.filter()).await? {
             report.windows += 1;
             let found = self.verify(options.filter(), window).await?;

@@ -37,9 +37,8 @@ pub struct ArchiveOptions {
 impl ArchiveOptions {
     /// Moves the windows that end at `cutoff` or before.
     pub fn before(cutoff: DateTime<Utc>) -> Self {
-        let window = Duration::from_secs(86_400);
-        let copy = CopyOptions::default().with_batch_samples(100_000).with_window(window);
-        Self { cutoff, window, copy, dry_run: false }
+        let copy = CopyOptions::default().with_batch_samples(100_000);
+        Self { cutoff, window: Duration::from_secs(86_400), copy, dry_run: false }
     }
 
     /// How much time is moved at once; windows start at multiples of it since the Unix epoch.

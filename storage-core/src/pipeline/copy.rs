@@ -25,14 +25,6 @@ const ATTEMPTS_MAX: u32 = 3;
 /// Batches that are being written at once, so that the destination never waits for the source.
 const WRITES_IN_FLIGHT: usize = 2;
 
-/// Samples, roughly, that are copied before they are verified: few, so that most are verified
-/// beside the copying of others, and enough that a look at each series costs little.
-const WINDOW_SAMPLES: f64 = 250_000.0;
-
-/// The widths of windows that are taken then, in seconds.
-const WIDTHS_S: [u64; 6] = [60, 300, 900, 3600, 21_600, 86_400];
-const DAY: Duration = Duration::from_secs(86_400);
-
 /// How many batches a second a limited copy writes at least, so that it flows evenly.
 const LIMITED_BATCHES_PER_SECOND: u64 = 10;
 
@@ -53,7 +45,7 @@ const LIMITED_BATCHES_PER_SECOND: u64 = 10;
 pub struct CopyOptions {
     filter: SeriesFilter,
     range: TimeRange,
-    window: Option<Duration>,
+    window: Duration,
     batch_samples: usize,
     samples_per_second: Option<u64>,
     dry_run: bool,
@@ -64,7 +56,7 @@ impl Default for CopyOptions {
         Self {
             filter: SeriesFilter::any(),
             range: TimeRange::all(),
-            window: None,
+            window: Duration::from_secs(86_400),
             batch_samples: 20_000,
             samples_per_second: None,
             dry_run: false,
@@ -88,10 +80,10 @@ impl CopyOptions {
     }
 
     /// How much time is copied and verified at once, and done again after an interruption.
-    /// Default: a day, or less if a day holds more than some 250,000 samples.
+    /// Default: a day.
     #[must_use]
     pub fn with_window(mut self, window: Duration) -> Self {
-        self.window = Some(window);
+        self.window = window;
         self
     }
 
@@ -127,21 +119,9 @@ impl CopyOptions {
         self.range
     }
 
-    /// How much time is copied and verified at once, if that was said.
-    pub const fn window(&self) -> Option<Duration> {
+    /// How much time is copied and verified at once.
+    pub const fn window(&self) -> Duration {
         self.window
-    }
-
-    /// The width of windows where a millisecond holds so many samples, if that is known.
-    pub(crate) fn width(&self, samples_per_ms: Option<f64>) -> Duration {
-        // What is only compared is not verified beside anything.
-        let (None, Some(samples_per_ms), false) = (self.window, samples_per_ms, self.dry_run)
-        else {
-            return self.window.unwrap_or(DAY);
-        };
-        let is_small = |width_s: &&u64| samples_per_ms * **width_s as f64 * 1e3 <= WINDOW_SAMPLES;
-        let width_s = WIDTHS_S.iter().rev().find(is_small).unwrap_or(&WIDTHS_S[0]);
-        Duration::from_secs(*width_s)
     }
 
     /// Samples in one batch, fewer where a limit would make it take long.
@@ -236,17 +216,16 @@ pub async fn copy(
     observe: impl FnMut(&CopyProgress) + Send,
 ) -> Result<CopyReport> {
     let stores = Stores { source, destination, options };
-    let Some(survey) = survey(source, options).await.map_err(at_source)? else {
+    let Some((extent, samples_total)) = survey(source, options).await.map_err(at_source)? else {
         return Ok(CopyReport::default());
     };
-    let Survey { extent, samples_total, samples_per_ms } = survey;
     let mut job = Job {
         report: CopyReport::default(),
         progress: CopyProgress { window: extent, extent, samples_done: 0, samples_total },
         observe,
         pace: Pace { samples_per_second: options.samples_per_second, next: Instant::now() },
     };
-    let mut windows = Windows::new(extent, width_ms(options.width(samples_per_ms))?);
+    let mut windows = Windows::new(extent, width_ms(options.window)?);
     let mut unverified: Option<(TimeRange, Digest)> = None;
     loop {
         let window = windows.next(source, &options.filter).await.map_err(at_source)?;
@@ -456,17 +435,11 @@ fn batches<'a>(
     })
 }
 
-/// What is known of the samples that are to be copied, before they are read.
-struct Survey {
-    extent: TimeRange,
-    /// How many there are, if that is known without counting them.
-    samples_total: Option<u64>,
-    /// How many a millisecond holds, on average.
-    samples_per_ms: Option<f64>,
-}
-
-/// Returns what is known of the samples that are to be copied; `None` if there are none.
-async fn survey(source: &dyn StorageBackend, options: &CopyOptions) -> Result<Option<Survey>> {
+/// Returns the extent of what is to be copied, and how many samples it holds if that is known.
+async fn survey(
+    source: &dyn StorageBackend,
+    options: &CopyOptions,
+) -> Result<Option<(TimeRange, Option<u64>)>> {
     let stats = source.stats().await?;
     let (Some(oldest), Some(newest)) = (stats.oldest_metric, stats.newest_metric) else {
         return Ok(None);
@@ -475,20 +448,15 @@ async fn survey(source: &dyn StorageBackend, options: &CopyOptions) -> Result<Op
     let extent_end = (newest + chrono::Duration::milliseconds(1)).min(end);
     let extent = TimeRange::new(oldest.max(start).min(extent_end), extent_end)?;
     let is_whole = oldest >= start && newest < end;
-    let of_series = match (is_whole, options.filter == SeriesFilter::any()) {
-        (_, true) => Some(stats.total_metrics),
-        (false, false) => None,
+    let total = match (is_whole, options.filter == SeriesFilter::any()) {
+        (false, _) => None,
+        (true, true) => Some(stats.total_metrics),
         (true, false) => {
             let series = source.series(&options.filter).await?;
             Some(series.iter().map(|info| info.count).sum())
         }
     };
-    let length_ms = (newest - oldest).num_milliseconds().max(1) as f64;
-    Ok((!extent.is_empty()).then_some(Survey {
-        extent,
-        samples_total: of_series.filter(|_| is_whole),
-        samples_per_ms: of_series.map(|samples| samples as f64 / length_ms),
-    }))
+    Ok((!extent.is_empty()).then_some((extent, total)))
 }
 
 fn at_source(error: Error) -> Error {

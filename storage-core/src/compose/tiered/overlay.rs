@@ -1,6 +1,7 @@
 //! One answer out of two: what the hot tier holds lies over what the cold one holds.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use crate::metrics::time::floor_ms;
 use crate::metrics::{
@@ -18,35 +19,18 @@ pub(super) fn latest(
     hot: Vec<SeriesSamples>,
     n: usize,
 ) -> Vec<SeriesSamples> {
-    let parts = |found: Vec<SeriesSamples>| {
-        found.into_iter().map(|SeriesSamples { series, samples }| (series, samples))
-    };
+    let mut all: BTreeMap<SeriesKey, [Vec<Sample>; 2]> = BTreeMap::new();
+    for (tier, found) in [cold, hot].into_iter().enumerate() {
+        for SeriesSamples { series, samples } in found {
+            all.entry(series).or_default()[tier] = samples;
+        }
+    }
     let of = |(series, [cold, hot]): (SeriesKey, [Vec<Sample>; 2])| {
         let mut samples = merged(cold, hot, |cold, hot| hot.timestamp.cmp(&cold.timestamp));
         samples.truncate(n);
         SeriesSamples { series, samples }
     };
-    let found = paired(parts(cold), parts(hot)).into_iter().map(of);
-    found.filter(|found| !found.samples.is_empty()).collect()
-}
-
-/// Brings together what the cold and the hot tier hold of each series, both in the order of their
-/// names, as the contract has them.
-pub(super) fn paired<T>(
-    cold: impl Iterator<Item = (SeriesKey, Vec<T>)>,
-    hot: impl Iterator<Item = (SeriesKey, Vec<T>)>,
-) -> Vec<(SeriesKey, [Vec<T>; 2])> {
-    let mut pairs = Vec::with_capacity(cold.size_hint().0.max(hot.size_hint().0));
-    let mut hot = hot.peekable();
-    for (series, under) in cold {
-        while let Some((earlier, over)) = hot.next_if(|(over, _)| *over < series) {
-            pairs.push((earlier, [Vec::new(), over]));
-        }
-        let over = hot.next_if(|(over, _)| *over == series);
-        pairs.push((series, [under, over.map_or_else(Vec::new, |(_, over)| over)]));
-    }
-    pairs.extend(hot.map(|(series, over)| (series, [Vec::new(), over])));
-    pairs
+    all.into_iter().map(of).filter(|found| !found.samples.is_empty()).collect()
 }
 
 /// Merges two ordered lists; of two that are equal the second counts.

@@ -318,10 +318,12 @@ impl Reading<'_> {
         if cold.is_empty() || hot.is_empty() {
             return Ok(if hot.is_empty() { cold } else { hot });
         }
-        let of = |found: Vec<SeriesWindows>| {
-            found.into_iter().map(|SeriesWindows { series, windows }| (series, windows))
-        };
-        let all = overlay::paired(of(cold), of(hot));
+        let mut all: BTreeMap<SeriesKey, [Vec<Window>; 2]> = BTreeMap::new();
+        for (tier, found) in [cold, hot].into_iter().enumerate() {
+            for SeriesWindows { series, windows } in found {
+                all.entry(series).or_default()[tier] = windows;
+            }
+        }
         let joining = Joining { reading: self, filter, parts, width, late_at_edge: None };
         match joining.join(all).await? {
             Some(found) => Ok(found),
@@ -386,7 +388,7 @@ impl Joining<'_> {
     /// Returns the windows of all series; `None` if that takes another look at the samples.
     async fn join(
         mut self,
-        all: Vec<(SeriesKey, [Vec<Window>; 2])>,
+        all: BTreeMap<SeriesKey, [Vec<Window>; 2]>,
     ) -> Result<Option<Vec<SeriesWindows>>> {
         let mut found = Vec::with_capacity(all.len());
         for (series, [cold, hot]) in all {
@@ -454,9 +456,7 @@ async fn both<A, B>(
     hot: impl Future<Output = Result<B>>,
 ) -> Result<(A, B)> {
     if !in_turn {
-        // A database answers on another thread, files are often read on this one.
-        let (hot, cold) = futures_util::try_join!(hot, cold)?;
-        return Ok((cold, hot));
+        return futures_util::try_join!(cold, hot);
     }
     let cold = cold.await?;
     Ok((cold, hot.await?))

@@ -65,27 +65,6 @@ async fn a_copy_is_the_same_and_a_second_finds_nothing_to_do() {
     assert_eq!(again.source, whole);
 }
 
-#[test]
-fn windows_are_as_wide_as_they_hold_few_samples() {
-    let options = CopyOptions::default();
-    let of = |samples_per_s: f64| options.width(Some(samples_per_s / 1e3)).as_secs();
-    assert_eq!([0.0, 2.8, 2.9, 100.0, 1e9].map(of), [86_400, 86_400, 21_600, 900, 60]);
-    assert_eq!(options.width(None), DAY);
-    assert_eq!(options.clone().with_dry_run(true).width(Some(1.0)), DAY);
-    let asked = Duration::from_secs(7);
-    assert_eq!(options.with_window(asked).width(Some(1.0)), asked);
-}
-
-#[tokio::test]
-async fn a_dense_store_is_copied_in_small_windows() {
-    let (source, destination) = (InMemory::new(), InMemory::new());
-    let record = |n: i64| MetricRecord::new("web-1", from_ms(n), "cpu", n as f64);
-    source.write_batch(&(0..130_000).map(record).collect::<Vec<_>>()).await.unwrap();
-    let report = copy(&source, &destination, &CopyOptions::default(), |_| {}).await.unwrap();
-    assert_eq!((report.windows, report.samples_copied), (3, 130_000));
-    assert!(same(&source, &destination).await);
-}
-
 #[tokio::test]
 async fn what_differs_is_replaced_and_what_is_extra_stays() {
     let (source, destination) = (filled().await, InMemory::new());
