@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use storage_benches::machine::scratch;
 use storage_benches::options::Options;
 use storage_benches::report::{OURS, Report};
-use storage_benches::timing::{Latencies, median};
+use storage_benches::timing::{Latencies, median, median_ratio};
 use storage_benches::tsbs::{FIELDS, Fleet, Values, first_time};
 use storage_core::{MetricRecord, StorageBackend};
 use storage_sqlite::{SqliteBackend, SqliteOptions};
@@ -47,8 +47,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         report.add(&what, OURS, "write p50", latencies.quantile_ms(0.5), "ms");
         report.add(&what, OURS, "write p99", latencies.quantile_ms(0.99), "ms");
         if index > 0 {
-            let ratios = rates[index].iter().zip(&rates[0]).map(|(many, one)| many / one).collect();
-            report.add(&what, OURS, "times one caller", median(ratios), "");
+            let ratio = median_ratio(&rates[index], &rates[0]);
+            report.add(&what, OURS, "times one caller", ratio, "");
         }
     }
     println!("{}", report.finish()?);

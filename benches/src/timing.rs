@@ -8,6 +8,11 @@ pub fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.get(numbers.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
+/// Returns the median of the ratios of neighbours in time.
+pub fn median_ratio(of: &[f64], to: &[f64]) -> f64 {
+    median(of.iter().zip(to).map(|(of, to)| of / to).collect())
+}
+
 /// Durations of single calls.
 #[derive(Debug, Default, Clone)]
 pub struct Latencies(Vec<Duration>);

@@ -10,8 +10,9 @@ use futures_util::TryStreamExt;
 use rustc_hash::FxHashMap;
 use sqlx::Row;
 use sqlx::sqlite::SqliteConnection;
-use storage_core::{Error, ErrorKind, MetricRecord, Result, SeriesKey};
+use storage_core::{Error, MetricRecord, Result, SeriesKey};
 
+use crate::codec::corrupt;
 use crate::codec::frame::{self, Entry};
 use crate::commit::{Committer, Work};
 use crate::convert::to_raw;
@@ -171,9 +172,8 @@ async fn series_after(
     .fetch_one(connection)
     .await
     .map_err(from_sqlx)?;
-    let series: Vec<(i64, String, String)> = serde_json::from_str(&json).map_err(|error| {
-        Error::new(ErrorKind::Corrupt, "the names of series cannot be read").with_source(error)
-    })?;
+    let series: Vec<(i64, String, String)> = serde_json::from_str(&json)
+        .map_err(|error| corrupt("the names of series cannot be read").with_source(error))?;
     let key = |(id, server_id, metric_type)| (id, SeriesKey { server_id, metric_type });
     Ok(series.into_iter().map(key).collect())
 }

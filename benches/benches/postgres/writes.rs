@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::SinkExt;
 use futures_util::future::try_join_all;
 use storage_benches::report::{OURS_POSTGRES, Report};
-use storage_benches::timing::{Latencies, median};
+use storage_benches::timing::{Latencies, median, median_ratio};
 use storage_benches::tsbs::{Fleet, Values, first_time};
 use storage_core::{MetricRecord, StorageBackend};
 use storage_postgres::PostgresBackend;
@@ -34,7 +34,7 @@ pub(crate) async fn against_copy(
     let ids = ids_of(server).await?;
     let copy = "COPY bench_raw.samples (series_id, ts, value, metadata) FROM STDIN (FORMAT binary)";
     let copy = server.raw.prepare(copy).await?;
-    let (mut ours, mut theirs, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     let (mut latencies, mut raw_latencies) = <(Latencies, Latencies)>::default();
     for _ in 0..ROUNDS {
         let data: Vec<_> = (0..batches).map(|_| fleet.batch().to_vec()).collect();
@@ -57,11 +57,11 @@ pub(crate) async fn against_copy(
         let program = (batch * batches) as f64 / started.elapsed().as_secs_f64();
         ours.push(backend);
         theirs.push(program);
-        ratios.push(backend / program);
     }
-    let (what, rate) = (format!("write {batch}"), median(ours));
+    let (what, ratio) = (format!("write {batch}"), median_ratio(&ours, &theirs));
+    let rate = median(ours);
     report.add(&what, OURS_POSTGRES, "acknowledged", rate, "samples/s");
-    report.add(&what, OURS_POSTGRES, "times raw COPY", median(ratios), "");
+    report.add(&what, OURS_POSTGRES, "times raw COPY", ratio, "");
     report.add(&what, OURS_POSTGRES, "write p50", latencies.quantile_ms(0.5), "ms");
     report.add(&what, OURS_POSTGRES, "write p99", latencies.quantile_ms(0.99), "ms");
     report.add(&what, "raw COPY", "acknowledged", median(theirs), "samples/s");
@@ -138,8 +138,8 @@ pub(crate) async fn callers(report: &mut Report, server: &Server, batches: usize
         let rate = median(rates[index].clone());
         report.add(&what, OURS_POSTGRES, "acknowledged", rate, "samples/s");
         if index > 0 {
-            let ratios = rates[index].iter().zip(&rates[0]).map(|(many, one)| many / one).collect();
-            report.add(&what, OURS_POSTGRES, "times one caller", median(ratios), "");
+            let ratio = median_ratio(&rates[index], &rates[0]);
+            report.add(&what, OURS_POSTGRES, "times one caller", ratio, "");
         }
     }
     store.close().await?;

@@ -139,7 +139,7 @@ pub(super) const ALL: &[Mutant] = &[
         name: "a_store_that_hangs_is_waited_for",
         file: "pipeline/writer.rs",
         right: "«timeout(self.shared.options.write_timeout, write).await» {
-                Ok(Ok(written))",
+                Ok(written)",
         wrong: "timeout(Duration::from_secs(1_000_000), write).await",
         caught_by: Pipeline("bugs::a_write_that_failed_in_any_way_is_there_once"),
     },

@@ -1,21 +1,21 @@
 //! A backend with a spool in front: it accepts batches while the store behind is away.
 
 use std::future::Future;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures_util::{FutureExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
 use super::spool::Spool;
+use super::writer::write_caught;
 use crate::capabilities::Capabilities;
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::layers::RetryPolicy;
 use crate::metrics::record::validate_batch;
 use crate::metrics::{
@@ -219,13 +219,7 @@ impl<B: StorageBackend + 'static> Spooled<B> {
 impl<B: StorageBackend + 'static> Shared<B> {
     fn drain_step(&self) -> impl Future<Output = Result<usize>> + Send {
         self.spool.drain_step(DRAIN_RECORDS_MAX, move |records| async move {
-            // A store that panics is one that fails: the task that drains must go on.
-            let written = AssertUnwindSafe(self.inner.write_batch(&records)).catch_unwind().await;
-            written.unwrap_or_else(|_panic| {
-                Err(Error::new(ErrorKind::Internal, "the store panicked")
-                    .with_outcome(Outcome::Unknown)
-                    .with_operation("write_batch"))
-            })
+            write_caught(&self.inner, &records).await
         })
     }
 

@@ -206,8 +206,7 @@ impl Shared {
                 source.waiting = 0;
                 source.shed += shed;
                 if shed > 0 {
-                    let name = source.name.clone();
-                    state.shed(&name, shed);
+                    state.shed(lane, shed);
                 }
                 (true, overflows)
             }
@@ -449,13 +448,11 @@ impl Shared {
         let oldest_age = oldest.map(|since| now.duration_since(since));
         let spool_is_lost = spool_is_full || state.spool_trouble.is_some();
         let sheds = state.has_shed(now) || (state.shed_at.is_some() && state.failing.is_some());
-        let defects = match self.stop.borrow().is_some() {
-            // Then all are to end.
-            true => Vec::new(),
-            false => state.defects(),
-        };
+        // Then all are to end.
+        let is_stopping = self.stop.borrow().is_some();
+        let defects = if is_stopping { Vec::new() } else { state.defects() };
         let status = match &state.failing {
-            _ if sheds || (state.writer_ended && !defects.is_empty()) => HealthStatus::Down,
+            _ if sheds || (state.writer_ended && !is_stopping) => HealthStatus::Down,
             Some(_) if waiting > 0 && spool_is_lost => HealthStatus::Down,
             Some(_) => HealthStatus::Degraded,
             None if state.spool_trouble.is_some() => HealthStatus::Degraded,
@@ -537,9 +534,10 @@ impl State {
     }
 
     /// Notes that records of a source were dropped; told once while it goes on.
-    fn shed(&mut self, source: &str, shed: u64) {
+    fn shed(&mut self, lane: usize, shed: u64) {
         let now = Instant::now();
         if !self.has_shed(now) {
+            let source = &*self.sources[lane].name;
             tracing::warn!(target: "storage", source, shed, "memory is full, records are dropped");
         }
         self.shed_at = Some(now);

@@ -18,7 +18,7 @@ use super::spool::Spool;
 use super::state::{Refused, Shared};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::layers::Delays;
-use crate::metrics::MetricRecord;
+use crate::metrics::{MetricRecord, StorageBackend};
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -278,12 +278,9 @@ impl Writer {
 
     /// Writes once. A store that hangs or panics is one that fails.
     async fn attempt(&self, records: &[MetricRecord]) -> Result<()> {
-        let write = AssertUnwindSafe(self.shared.store.write_batch(records)).catch_unwind();
+        let write = write_caught(&*self.shared.store, records);
         match timeout(self.shared.options.write_timeout, write).await {
-            Ok(Ok(written)) => written,
-            Ok(Err(_panic)) => Err(Error::new(ErrorKind::Internal, "the store panicked")
-                .with_outcome(Outcome::Unknown)
-                .with_operation("write_batch")),
+            Ok(written) => written,
             Err(_) => Err(timed_out()),
         }
     }
@@ -291,6 +288,19 @@ impl Writer {
     fn delays(&self) -> Delays {
         self.shared.options.retry.with_attempts_max(u32::MAX).delays()
     }
+}
+
+/// Writes once. A store that panics is one that fails: the task that writes must go on.
+pub(super) async fn write_caught(
+    store: &dyn StorageBackend,
+    records: &[MetricRecord],
+) -> Result<()> {
+    let written = AssertUnwindSafe(store.write_batch(records)).catch_unwind().await;
+    written.unwrap_or_else(|_panic| {
+        Err(Error::new(ErrorKind::Internal, "the store panicked")
+            .with_outcome(Outcome::Unknown)
+            .with_operation("write_batch"))
+    })
 }
 
 /// How long a spool that refused is left alone.

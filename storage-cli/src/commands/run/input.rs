@@ -211,6 +211,7 @@ impl Reading {
         let sent = async {
             let is_reading = || !self.shared.waits.load(Ordering::SeqCst);
             while is_reading() && matches!(self.ended.try_recv(), Err(TryRecvError::Empty)) {
+                // It may be kept in a read, and tells nobody.
                 sleep(LOOK).await;
             }
         };
