@@ -11,6 +11,7 @@ use storage_core::{Error, ErrorKind, Expectation, NewEvent, Result};
 
 use super::chunk::{Accepted, NewChunk, chunks_of, tail_of};
 use super::read;
+use crate::codec::corrupt;
 use crate::error::from_sqlx;
 use crate::insert;
 use crate::list::json_list;
@@ -27,28 +28,52 @@ pub(super) fn prepare(events: &[NewEvent], expected: &[Expectation]) -> Result<(
     })
 }
 
+/// What the log has, as one row, because each row changes threads: where it ends, the versions of
+/// the streams ?1, and whether it has an id that is not smaller than ?2.
+const EXTENT: &str = "
+    SELECT coalesce((SELECT first + count - 1 FROM event_chunks ORDER BY first DESC LIMIT 1), 0),
+        (SELECT json_group_array(json_array(chosen.key, s.version)) FROM json_each(?1) AS chosen
+         CROSS JOIN event_streams AS s ON s.name = chosen.value),
+        EXISTS (SELECT * FROM event_ids WHERE event_id >= ?2)";
+
+/// The versions of streams, the chunks that hold their events, and the ids of events that follow each
+/// other, from number ?4 on: three statements at once, for the same reason.
+const INDEX: &str = "
+    INSERT INTO event_streams (name, version)
+    SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true
+    ON CONFLICT (name) DO UPDATE SET version = excluded.version;
+
+    INSERT INTO event_stream_chunks (stream_id, first, version)
+    SELECT s.id, entry.value ->> 1, entry.value ->> 2 FROM json_each(?2) AS entry
+    CROSS JOIN event_streams AS s ON s.name = entry.value ->> 0;
+
+    INSERT INTO event_ids (event_id, sequence)
+    SELECT value, ?4 + key FROM json_each(?3) WHERE type = 'text'";
+
 /// Decides about each batch, and inserts those that are accepted.
 pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]) -> Result<()> {
-    let stored = find_ids(connection, appends).await?;
-    let (mut ids, versions) = find_streams(connection, &streams_of(appends)).await?;
-    let last = last_sequence(connection).await?;
-    let mut desk = Desk::new(last.cast_unsigned(), versions, stored);
-    let (mut accepted, mut known) = (Vec::new(), Vec::new());
+    let event_ids: Vec<&str> = appends.iter().flat_map(Append::ids).collect();
+    let known = known(connection, &streams_of(appends), &event_ids).await?;
+    let stored = match known.reaches_ids {
+        true => find_ids(connection, &event_ids).await?,
+        false => HashSet::new(),
+    };
+    let mut desk = Desk::new(known.last.cast_unsigned(), known.versions, stored);
+    let (mut accepted, mut repeated) = (Vec::new(), Vec::new());
     for append in appends {
         match desk.decide(append) {
             Decision::Accepted(places) => accepted.extend(append.rows.iter().zip(places)),
             Decision::Refused => {}
-            Decision::Known => known.push(append),
+            Decision::Known => repeated.push(append),
         }
     }
     if !accepted.is_empty() {
-        write_streams(connection, &desk, &mut ids, &accepted).await?;
         let chunks = chunks_of(&accepted);
         write_chunks(connection, &chunks).await?;
-        index_streams(connection, &chunks, &ids).await?;
-        index_ids(connection, &accepted).await?;
+        let (versions, event_ids) = (versions_of(&desk, &accepted), ids_of(&accepted));
+        write_index(connection, &chunks, &versions, &event_ids).await?;
     }
-    for append in known {
+    for append in repeated {
         let ids: Vec<&str> = append.ids().collect();
         match read::by_ids(connection, &ids).await {
             Ok(stored) => append.found(stored),
@@ -60,92 +85,62 @@ pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]
     Ok(())
 }
 
+/// What an append has to know of the log.
+struct Known<'a> {
+    last: i64,
+    versions: HashMap<&'a str, u64>,
+    /// Ids that grow with time are larger than all that are there: then none has to be looked for.
+    reaches_ids: bool,
+}
+
+async fn known<'a>(
+    connection: &mut SqliteConnection,
+    streams: &[&'a str],
+    event_ids: &[&str],
+) -> Result<Known<'a>> {
+    let row = sqlx::query(EXTENT)
+        .bind(json_list(streams)?)
+        .bind(event_ids.iter().min().copied())
+        .fetch_one(connection)
+        .await
+        .map_err(from_sqlx)?;
+    let pairs: &str = row.try_get(1).map_err(from_sqlx)?;
+    let pairs: Vec<(usize, i64)> = serde_json::from_str(pairs)
+        .map_err(|error| corrupt("the versions of streams cannot be read").with_source(error))?;
+    let named = |(place, version): (usize, i64)| {
+        let name = streams.get(place).copied();
+        Ok((
+            name.ok_or_else(|| internal("a stream that was not asked for"))?,
+            version.cast_unsigned(),
+        ))
+    };
+    Ok(Known {
+        last: row.try_get(0).map_err(from_sqlx)?,
+        versions: pairs.into_iter().map(named).collect::<Result<_>>()?,
+        reaches_ids: row.try_get(2).map_err(from_sqlx)?,
+    })
+}
+
 /// The ids of these batches that are stored already.
 async fn find_ids(
     connection: &mut SqliteConnection,
-    appends: &[Append],
+    event_ids: &[&str],
 ) -> Result<HashSet<String>> {
-    let ids: Vec<&str> = appends.iter().flat_map(Append::ids).collect();
-    let Some(smallest) = ids.iter().min() else { return Ok(HashSet::new()) };
-    // Ids that grow with time are larger than all that are there: one look instead of one for each.
-    if !is_reached(connection, smallest).await? {
-        return Ok(HashSet::new());
-    }
     let rows = sqlx::query(
         "SELECT i.event_id FROM json_each(?) AS chosen
          CROSS JOIN event_ids AS i ON i.event_id = chosen.value",
     )
-    .bind(json_list(&ids)?)
+    .bind(json_list(event_ids)?)
     .fetch_all(connection)
     .await
     .map_err(from_sqlx)?;
     rows.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>().map_err(from_sqlx)
 }
 
-/// Whether an id is stored that is not smaller.
-async fn is_reached(connection: &mut SqliteConnection, id: &str) -> Result<bool> {
-    let reached = "SELECT EXISTS (SELECT * FROM event_ids WHERE event_id >= ?)";
-    let row = sqlx::query(reached).bind(id).fetch_one(connection).await;
-    row.and_then(|row| row.try_get(0)).map_err(from_sqlx)
-}
-
-/// The ids and the versions of streams, by name.
-pub(super) async fn find_streams<'a>(
-    connection: &mut SqliteConnection,
-    names: &[&'a str],
-) -> Result<(HashMap<&'a str, i64>, HashMap<&'a str, u64>)> {
-    let rows = sqlx::query(
-        "SELECT chosen.key, s.id, s.version FROM json_each(?) AS chosen
-         CROSS JOIN event_streams AS s ON s.name = chosen.value",
-    )
-    .bind(json_list(names)?)
-    .fetch_all(connection)
-    .await
-    .map_err(from_sqlx)?;
-    let (mut ids, mut versions) = (HashMap::new(), HashMap::new());
-    for row in rows {
-        let number = |index| row.try_get::<i64, _>(index).map_err(from_sqlx);
-        let name = usize::try_from(number(0)?).ok().and_then(|place| names.get(place));
-        let name = *name.ok_or_else(|| internal("a stream that was not asked for"))?;
-        ids.insert(name, number(1)?);
-        versions.insert(name, number(2)?.cast_unsigned());
-    }
-    Ok((ids, versions))
-}
-
 pub(super) async fn last_sequence(connection: &mut SqliteConnection) -> Result<i64> {
     let last = "SELECT coalesce((
         SELECT first + count - 1 FROM event_chunks ORDER BY first DESC LIMIT 1), 0)";
     crate::schema::number(connection, last).await
-}
-
-/// Stores the new versions of the streams that got events, and learns the ids of new ones.
-async fn write_streams<'a>(
-    connection: &mut SqliteConnection,
-    desk: &Desk<'a>,
-    ids: &mut HashMap<&'a str, i64>,
-    accepted: &[Accepted<'a>],
-) -> Result<()> {
-    let mut changed: Vec<&'a str> = accepted.iter().map(|(row, _)| &*row.stream).collect();
-    changed.sort_unstable();
-    changed.dedup();
-    let pairs: Vec<(&str, u64)> = changed.iter().map(|name| (*name, desk.version(name))).collect();
-    let rows = sqlx::query(
-        "INSERT INTO event_streams (name, version)
-         SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
-         ON CONFLICT (name) DO UPDATE SET version = excluded.version RETURNING id, name",
-    )
-    .bind(json_list(&pairs)?)
-    .fetch_all(connection)
-    .await
-    .map_err(from_sqlx)?;
-    for row in rows {
-        let name: &str = row.try_get(1).map_err(from_sqlx)?;
-        let place = changed.binary_search(&name);
-        let name = place.map_err(|_| internal("a stream that was not written"))?;
-        ids.insert(changed[name], row.try_get(0).map_err(from_sqlx)?);
-    }
-    Ok(())
 }
 
 /// Stores chunks where there are none yet, or one without events.
@@ -174,47 +169,51 @@ pub(super) async fn write_chunks(
     Ok(())
 }
 
-/// Says which chunks hold events of a stream.
-pub(super) async fn index_streams(
-    connection: &mut SqliteConnection,
-    chunks: &[NewChunk<'_>],
-    ids: &HashMap<&str, i64>,
-) -> Result<()> {
-    let mut entries = Vec::new();
-    for chunk in chunks {
-        for (stream, version) in &chunk.streams {
-            let id = ids.get(&**stream);
-            let id = id.ok_or_else(|| internal("a stream that was added is not there"))?;
-            entries.push((*id, chunk.first, *version));
-        }
-    }
-    sqlx::query(
-        "INSERT INTO event_stream_chunks (stream_id, first, version)
-         SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?)",
-    )
-    .bind(json_list(&entries)?)
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(from_sqlx)
+/// The streams that got events, with their new versions.
+fn versions_of<'a>(desk: &Desk<'_>, accepted: &[Accepted<'a>]) -> Vec<(&'a str, u64)> {
+    let mut changed: Vec<&'a str> = accepted.iter().map(|(row, _)| &*row.stream).collect();
+    changed.sort_unstable();
+    changed.dedup();
+    changed.into_iter().map(|name| (name, desk.version(name))).collect()
 }
 
-/// Says which numbers the events have that have ids; all follow each other.
-async fn index_ids(connection: &mut SqliteConnection, accepted: &[Accepted<'_>]) -> Result<()> {
-    let ids: Vec<Option<&str>> = accepted.iter().map(|(row, _)| row.event_id.as_deref()).collect();
-    if ids.iter().all(Option::is_none) {
-        return Ok(());
+/// The ids of events in their order; nothing if none has one.
+fn ids_of<'a>(accepted: &[Accepted<'a>]) -> Vec<Option<&'a str>> {
+    let ids: Vec<_> = accepted.iter().map(|(row, _)| row.event_id.as_deref()).collect();
+    if ids.iter().all(Option::is_none) { Vec::new() } else { ids }
+}
+
+/// Says which versions streams have, which chunks hold their events, and which ids the events from
+/// the first one on have.
+pub(super) async fn write_index(
+    connection: &mut SqliteConnection,
+    chunks: &[NewChunk<'_>],
+    versions: &[(&str, u64)],
+    event_ids: &[Option<&str>],
+) -> Result<()> {
+    let Some(first) = chunks.first().map(|chunk| chunk.first.cast_signed()) else { return Ok(()) };
+    let entries = entries_of(chunks);
+    let written = sqlx::query(INDEX)
+        .bind(json_list(versions)?)
+        .bind(json_list(&entries)?)
+        .bind(json_list(event_ids)?)
+        .bind(first)
+        .execute(connection)
+        .await
+        .map_err(from_sqlx)?;
+    let rows = versions.len() + entries.len() + event_ids.iter().flatten().count();
+    if written.rows_affected() != rows as u64 {
+        return Err(internal("a stream of events is not there"));
     }
-    sqlx::query(
-        "INSERT INTO event_ids (event_id, sequence)
-         SELECT value, ?1 + key FROM json_each(?2) WHERE type = 'text'",
-    )
-    .bind(accepted[0].1.0.cast_signed())
-    .bind(json_list(&ids)?)
-    .execute(connection)
-    .await
-    .map(drop)
-    .map_err(from_sqlx)
+    Ok(())
+}
+
+/// The streams of chunks, with the first number of the chunk and its first version there.
+fn entries_of<'a>(chunks: &'a [NewChunk<'_>]) -> Vec<(&'a str, u64, u64)> {
+    let of_one = |chunk: &'a NewChunk<'_>| {
+        chunk.streams.iter().map(|(stream, version)| (&**stream, chunk.first, *version))
+    };
+    chunks.iter().flat_map(of_one).collect()
 }
 
 fn internal(problem: &'static str) -> Error {

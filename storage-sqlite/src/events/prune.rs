@@ -7,7 +7,7 @@ use storage_core::events::rows::check_prune;
 use storage_core::{Error, ErrorKind, LogExtent, Result};
 use tokio::sync::oneshot;
 
-use super::append::{find_streams, index_streams, write_chunks};
+use super::append::{write_chunks, write_index};
 use super::chunk::{self, Part};
 use super::project::checkpoints;
 use super::read::{extent, parts_of};
@@ -186,10 +186,8 @@ async fn keep_rest(
 ) -> Result<()> {
     let kept = chunk::rest(first, from, text)?;
     let chunks = std::slice::from_ref(&kept);
-    let names: Vec<&str> = kept.streams.iter().map(|(stream, _)| &**stream).collect();
-    let (ids, _) = find_streams(connection, &names).await?;
     write_chunks(connection, chunks).await?;
-    index_streams(connection, chunks, &ids).await
+    write_index(connection, chunks, &[], &[]).await
 }
 
 /// Says where a log goes on that holds no event any more.
