@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use storage_core::metrics::backend::{batches_of, end_after_error};
-use storage_core::metrics::record::{validate_batch, validate_names};
+use storage_core::metrics::record::validate_names;
 use storage_core::metrics::stats::CheckReport;
 use storage_core::metrics::time::{floor_ms, from_ms, width_ms};
 use storage_core::{
@@ -292,7 +292,6 @@ impl StorageBackend for SqliteBackend {
     async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
         let write = async {
             self.store.check_open()?;
-            validate_batch(records)?;
             write::write(&self.store, &self.committer, records).await
         };
         write.await.map_err(|error| named(error, "write_batch"))

@@ -54,18 +54,22 @@ impl JournalRow {
     }
 }
 
-/// Stores a batch that is valid.
+/// Stores a batch.
 pub(crate) async fn write(
     store: &Arc<Store>,
     committer: &Committer,
     records: &[MetricRecord],
 ) -> Result<()> {
+    let known = try_resolve(store, records)?;
     store.check_writable()?;
     if records.is_empty() {
         return Ok(());
     }
     wait_for_sealing(store).await;
-    let entries = resolve(store, records).await?;
+    let entries = match known {
+        Ok(entries) => entries,
+        Err(missing) => resolve(store, records, missing).await?,
+    };
     committer.commit(Work::Samples(rows_of(entries)), records.len()).await
 }
 
@@ -90,13 +94,13 @@ async fn wait_for_sealing(store: &Store) {
     }
 }
 
-/// Finds the ids of the series of a batch, and adds the series that are new.
-async fn resolve(store: &Arc<Store>, records: &[MetricRecord]) -> Result<Vec<Entry>> {
+/// Adds the series of a batch that are missing, and returns its entries.
+async fn resolve(
+    store: &Arc<Store>,
+    records: &[MetricRecord],
+    mut missing: Vec<[String; 2]>,
+) -> Result<Vec<Entry>> {
     loop {
-        let missing = match try_resolve(store, records)? {
-            Ok(entries) => return Ok(entries),
-            Err(missing) => missing,
-        };
         // In a task of its own: what it finds out about the disk must not be lost with a caller
         // that gives up.
         let (adding, chunk) = (Arc::clone(store), missing);
@@ -107,10 +111,18 @@ async fn resolve(store: &Arc<Store>, records: &[MetricRecord]) -> Result<Vec<Ent
             Ok::<_, Error>(())
         });
         added.await.map_err(maintenance::panicked)??;
+        missing = match try_resolve(store, records)? {
+            Ok(entries) => return Ok(entries),
+            Err(missing) => missing,
+        };
     }
 }
 
-/// Returns the entries, or the names of all series whose ids are not known.
+/// Checks a batch, and returns the entries, or the names of all series whose ids are not known. Names
+/// that are known are valid.
+///
+/// # Errors
+/// As `validate_batch`.
 fn try_resolve(
     store: &Store,
     records: &[MetricRecord],
@@ -125,12 +137,17 @@ fn try_resolve(
             let metrics = dictionary.metrics(&record.server_id);
             server = metrics.map(|metrics| (record.server_id.as_str(), metrics));
         }
+        let in_batch = |error: Error| error.with_context("record", index);
         match server.and_then(|(_, metrics)| metrics.get(record.metric_type.as_str()).copied()) {
             Some(series_id) => {
-                let sample = to_raw(record).map_err(|error| error.with_context("record", index))?;
+                record.validate_sample().map_err(in_batch)?;
+                let sample = to_raw(record).map_err(in_batch)?;
                 entries.push(Entry { series_id, sample });
             }
-            None => missing.push([record.server_id.clone(), record.metric_type.clone()]),
+            None => {
+                record.validate().map_err(in_batch)?;
+                missing.push([record.server_id.clone(), record.metric_type.clone()]);
+            }
         }
     }
     missing.sort_unstable();

@@ -82,8 +82,15 @@ impl MetricRecord {
     /// # Errors
     /// `InvalidArgument` with the detail `field` naming the first field that breaks a rule.
     pub fn validate(&self) -> Result<()> {
-        check_name("server_id", &self.server_id)?;
-        check_name("metric_type", &self.metric_type)?;
+        validate_names(&self.server_id, &self.metric_type)?;
+        self.validate_sample()
+    }
+
+    /// Checks all but the names, for a backend that knows the series already.
+    ///
+    /// # Errors
+    /// As [`validate`](Self::validate).
+    pub fn validate_sample(&self) -> Result<()> {
         if !is_sample_ms(floor_ms(self.timestamp)) {
             return Err(Error::invalid("the timestamp is outside the years 0001 to 9999")
                 .with_context("field", "timestamp"));
