@@ -1,9 +1,10 @@
-//! The task that commits: takes what callers hand over, several callers in one commit.
+//! Commits what callers have prepared, that of several in one transaction (one sync of the disk).
 //!
-//! Callers prepare what is to be stored and wait. The task takes all that wait, whatever kind it
-//! is, writes it in one transaction (one sync of the disk) and answers each caller. Dropping a
-//! waiting caller changes nothing: what was handed over is committed whole, what was not is not.
+//! A task takes all that waits, whatever kind it is, writes it and answers each caller. A caller that
+//! is alone does without the task and commits itself. Dropping a waiting caller changes nothing: what
+//! was handed over is committed whole, what was not is not.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use sqlx::sqlite::SqliteConnection;
@@ -15,8 +16,9 @@ use crate::events::append::{self as events, Append};
 use crate::history::write::{self as history, Learned, ValueRow};
 use crate::maintenance;
 use crate::schema::{begin, finish};
-use crate::store::{Store, WriterGuard};
+use crate::store::Store;
 use crate::write::{self, JournalRow};
+use crate::writer::{Flight, WriterGuard};
 
 /// The most that waits together for one commit, in samples or what costs as much.
 const GROUP_WEIGHT_MAX: usize = 100_000;
@@ -27,6 +29,10 @@ const GATHER_MOMENTS: usize = 32;
 
 /// Callers that may wait in the queue before others wait in front of it.
 const QUEUE_LENGTH: usize = 256;
+
+/// So many samples at most are put into the head before a caller that commits alone has its answer:
+/// to hand that over to another thread would take as long.
+const SETTLED_AT_ONCE: usize = 2048;
 
 /// What a caller wants stored.
 #[derive(Debug)]
@@ -41,23 +47,41 @@ pub(crate) enum Work {
     Drain,
 }
 
+impl Work {
+    /// Whether it takes one statement, which is a transaction of its own.
+    fn is_one_statement(&self, store: &Store) -> bool {
+        match self {
+            Self::Samples(rows) => rows.len() == 1,
+            Self::Values(values) => history::is_one_statement(store, values),
+            Self::Events(_) | Self::Drain => false,
+        }
+    }
+}
+
 /// Work with the way back to its caller.
+#[derive(Debug)]
 struct Job {
     work: Work,
     weight: usize,
     done: oneshot::Sender<Result<()>>,
 }
 
-/// The way to the task that commits.
+/// The way to the task that commits, or past it.
 #[derive(Debug, Clone)]
-pub(crate) struct Committer(mpsc::Sender<Job>);
+pub(crate) struct Committer {
+    jobs: mpsc::Sender<Job>,
+    store: Arc<Store>,
+    /// Whether the last commit of the task had one caller.
+    is_alone: Arc<AtomicBool>,
+}
 
 impl Committer {
     /// Starts the task; it ends when the last sender is gone.
     pub(crate) fn start(store: &Arc<Store>) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE_LENGTH);
-        store.runtime.spawn(commit_all(Arc::downgrade(store), receiver));
-        Self(sender)
+        let (jobs, receiver) = mpsc::channel(QUEUE_LENGTH);
+        let is_alone = Arc::new(AtomicBool::new(true));
+        store.runtime.spawn(commit_all(Arc::downgrade(store), receiver, Arc::clone(&is_alone)));
+        Self { jobs, store: Arc::clone(store), is_alone }
     }
 
     /// Waits until everything that was handed over before is answered.
@@ -69,9 +93,29 @@ impl Committer {
     /// Hands work over and waits until it is committed; `weight` is what it costs, in samples.
     pub(crate) async fn commit(&self, work: Work, weight: usize) -> Result<()> {
         let (done, committed) = oneshot::channel();
-        let job = Job { work, weight, done };
-        self.0.send(job).await.map_err(|_| gone(Outcome::NotApplied))?;
-        committed.await.map_err(|_| gone(Outcome::Unknown))?
+        let answer = match self.take_off(Job { work, weight, done }) {
+            Ok(flight) => flight.answer(committed).await,
+            Err(job) => {
+                self.jobs.send(job).await.map_err(|_| gone(Outcome::NotApplied))?;
+                committed.await.ok()
+            }
+        };
+        answer.ok_or_else(|| gone(Outcome::Unknown))?
+    }
+
+    /// Commits past the task, which saves two changes of threads, where nobody else wants to.
+    ///
+    /// A single statement alone: while a transaction is open and nobody polls, other processes wait.
+    fn take_off(&self, job: Job) -> std::result::Result<Flight, Job> {
+        let nobody_waits = self.jobs.capacity() == self.jobs.max_capacity();
+        let is_alone = nobody_waits && self.is_alone.load(Ordering::Relaxed);
+        if !is_alone || !job.work.is_one_statement(&self.store) {
+            return Err(job);
+        }
+        let store = Arc::clone(&self.store);
+        self.store.writer.take_off(&self.store.runtime, job, |writer, job| async move {
+            commit_alone(&store, writer, job).await;
+        })
     }
 }
 
@@ -79,15 +123,26 @@ fn gone(outcome: Outcome) -> Error {
     Error::new(ErrorKind::Closed, "the store was closed").with_outcome(outcome)
 }
 
-async fn commit_all(store: Weak<Store>, mut jobs: mpsc::Receiver<Job>) {
+async fn commit_alone(store: &Store, writer: WriterGuard, job: Job) {
+    let weight = job.weight;
+    if let Some(committed) = commit_group(store, Some(writer), vec![job]).await {
+        if weight > SETTLED_AT_ONCE {
+            // The caller goes on, and the runtime does the rest.
+            tokio::task::yield_now().await;
+        }
+        settle(store, committed).await;
+    }
+}
+
+async fn commit_all(store: Weak<Store>, mut jobs: mpsc::Receiver<Job>, is_alone: Arc<AtomicBool>) {
     let mut callers = 1;
     while let Some(first) = jobs.recv().await {
         let group = gather(first, &mut jobs, callers).await;
         callers = group.len();
+        is_alone.store(callers == 1, Ordering::Relaxed);
         let Some(store) = store.upgrade() else { return };
-        commit_group(&store, group).await;
-        if maintenance::is_seal_due(&store) {
-            store.seal_due.notify_one();
+        if let Some(committed) = commit_group(&store, None, group).await {
+            settle(&store, committed).await;
         }
     }
 }
@@ -145,45 +200,53 @@ impl Group {
     }
 }
 
-/// Commits jobs together; if that fails, nothing of any of them is stored.
-async fn commit_group(store: &Store, jobs: Vec<Job>) {
+/// What was committed: the rows of the journal with their ids, and the connection that did it.
+struct Committed {
+    writer: WriterGuard,
+    group: Group,
+    ids: Vec<i64>,
+}
+
+/// Commits jobs together and answers them; if that fails, nothing of any of them is stored.
+async fn commit_group(
+    store: &Store,
+    writer: Option<WriterGuard>,
+    jobs: Vec<Job>,
+) -> Option<Committed> {
     let (mut group, mut callers) = (Group::default(), Vec::new());
     for job in jobs {
         group.add(job.work);
         callers.push(job.done);
     }
-    let answer = |result: Result<()>| {
-        for done in callers {
-            // A caller that is gone does not want the answer.
-            let _ = done.send(result.as_ref().map_err(copy_of).copied());
-        }
-    };
-    if group.is_empty() {
-        return answer(Ok(()));
-    }
     group.rows = write::join_small(group.rows);
-    match commit(store, &group).await {
-        Ok((mut writer, ids)) => {
-            // Before the head has the rows: whoever asks meanwhile finds them in the journal, and
-            // the callers make their next batches.
-            answer(Ok(()));
-            settle(store, &mut writer, ids, group).await;
-        }
-        Err(error) => answer(Err(error)),
+    let committed = match group.is_empty() {
+        true => Ok(None),
+        false => commit(store, writer, group).await.map(Some),
+    };
+    for done in callers {
+        // A caller that is gone does not want the answer.
+        let _ = done.send(committed.as_ref().map_err(copy_of).map(drop));
     }
+    // Those who asked are answered before the head has the rows: whoever asks meanwhile finds them in
+    // the journal, and the callers make their next batches.
+    committed.ok().flatten()
 }
 
-/// Commits a group, and returns the connection that did with the ids that the rows got.
-async fn commit<'a>(store: &'a Store, group: &Group) -> Result<(WriterGuard<'a>, Vec<i64>)> {
-    let mut writer = store.writer_of_commit().await?;
-    let inserted = insert(store, writer.connection()?, group).await;
+async fn commit(store: &Store, writer: Option<WriterGuard>, group: Group) -> Result<Committed> {
+    let mut writer = match writer {
+        Some(writer) => writer,
+        None => store.writer.take().await,
+    };
+    store.check_trusted()?;
+    let inserted = insert(store, writer.connection()?, &group).await;
     let (ids, learned) = inserted.map_err(of_commit).inspect_err(|e| store.note_write_error(e))?;
     store.record_names_mut().learn(learned);
-    Ok((writer, ids))
+    Ok(Committed { writer, group, ids })
 }
 
 /// Does what is due after a commit.
-async fn settle(store: &Store, writer: &mut WriterGuard<'_>, ids: Vec<i64>, group: Group) {
+async fn settle(store: &Store, committed: Committed) {
+    let Committed { mut writer, group, ids } = committed;
     // It is there: this is the guard that has just committed.
     let Ok(connection) = writer.connection() else { return };
     let bytes = group.rows.iter().map(JournalRow::bytes).sum::<u64>() + group.other_bytes();
@@ -191,6 +254,9 @@ async fn settle(store: &Store, writer: &mut WriterGuard<'_>, ids: Vec<i64>, grou
         write::apply(store, connection, ids, group.rows).await;
     }
     store.checkpoint_if_due(connection, bytes).await;
+    if maintenance::is_seal_due(store) {
+        store.seal_due.notify_one();
+    }
 }
 
 /// Inserts everything in one transaction; returns the ids that journal rows got, and the names of
@@ -236,5 +302,86 @@ fn copy_of(error: &Error) -> Error {
     match std::error::Error::source(error) {
         Some(source) => copy.with_source(source.to_string()),
         None => copy,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures_util::poll;
+    use serde_json::json;
+    use storage_core::metrics::time::from_ms;
+    use storage_core::{MetricRecord, RecordHistory, StorageBackend, StoredValue};
+    use tokio::time::timeout;
+
+    use crate::{SqliteBackend, SqliteOptions};
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn sample(ms: i64) -> [MetricRecord; 1] {
+        [MetricRecord::new("server", from_ms(ms), "m", 1.0)]
+    }
+
+    async fn open(dir: &tempfile::TempDir) -> SqliteBackend {
+        let options = SqliteOptions::new(dir.path().join("commit.db"));
+        SqliteBackend::open(options).await.expect("the store opens")
+    }
+
+    #[tokio::test]
+    async fn a_caller_that_is_not_polled_holds_up_nobody() -> storage_core::Result<()> {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let store = open(&dir).await;
+        store.write_batch(&sample(0)).await?;
+        for round in 1..=20 {
+            let (one, other) = (sample(round), sample(-round));
+            let mut waiting = store.write_batch(&one);
+            let _ = poll!(&mut waiting);
+            let history = store.history();
+            let value = [StoredValue::new("record", from_ms(round), json!(1))];
+            timeout(LONG, store.write_batch(&other)).await.expect("it need not wait")?;
+            timeout(LONG, history.store_batch(&value)).await.expect("it need not wait")?;
+            timeout(LONG, store.compact()).await.expect("it need not wait")?;
+            waiting.await?;
+        }
+        assert_eq!(store.stats().await?.total_metrics, 41);
+        store.close().await
+    }
+
+    #[tokio::test]
+    async fn what_was_begun_is_committed_though_its_caller_is_gone() -> storage_core::Result<()> {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let store = open(&dir).await;
+        store.write_batch(&sample(0)).await?;
+        for round in 1..=20 {
+            let records = sample(round);
+            let _ = poll!(store.write_batch(&records));
+            if round % 2 == 0 {
+                store.write_batch(&sample(-round)).await?;
+            }
+        }
+        let head = async {
+            while store.store.head().samples() < 31 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LONG, head).await.expect("the runtime does the rest");
+        store.close().await?;
+        assert_eq!(open(&dir).await.stats().await?.total_metrics, 31);
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn closing_waits_for_a_caller_that_is_not_polled() -> storage_core::Result<()> {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let store = open(&dir).await;
+        store.write_batch(&sample(0)).await?;
+        let records = sample(1);
+        let mut waiting = store.write_batch(&records);
+        let _ = poll!(&mut waiting);
+        timeout(LONG, store.close()).await.expect("it need not wait")?;
+        waiting.await?;
+        assert_eq!(open(&dir).await.stats().await?.total_metrics, 2);
+        Ok(())
     }
 }

@@ -45,6 +45,7 @@ mod slice;
 mod store;
 mod tails;
 mod write;
+mod writer;
 
 pub use backend::SqliteBackend;
 pub use config::{SqliteOptions, Synchronous};

@@ -7,7 +7,7 @@ use sqlx::Row;
 use sqlx::sqlite::{SqliteConnection, SqlitePool, SqlitePoolOptions};
 use storage_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
-use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify};
+use tokio::sync::{Mutex as AsyncMutex, Notify};
 
 use crate::config::SqliteOptions;
 use crate::dictionary::Dictionary;
@@ -16,14 +16,14 @@ use crate::head::Head;
 use crate::history::names::RecordNames;
 use crate::schema;
 use crate::tails::Tails;
+use crate::writer::{Writer, WriterGuard};
 
 /// The shared part of a handle.
 #[derive(Debug)]
 pub(crate) struct Store {
     pub(crate) options: SqliteOptions,
     pub(crate) readers: SqlitePool,
-    /// The one connection that writes; none if the store is read-only or closed.
-    writer: AsyncMutex<Option<SqliteConnection>>,
+    pub(crate) writer: Writer,
     dictionary: RwLock<Dictionary>,
     head: RwLock<Head>,
     tails: RwLock<Tails>,
@@ -77,7 +77,7 @@ impl Store {
         Ok(Self {
             options,
             readers,
-            writer: AsyncMutex::new(writer),
+            writer: Writer::new(writer),
             dictionary: RwLock::default(),
             head: RwLock::default(),
             tails: RwLock::default(),
@@ -136,21 +136,11 @@ impl Store {
     /// # Errors
     /// `PermissionDenied` if the store is read-only, `Closed` after `close`, `Io` after a failed
     /// sync.
-    pub(crate) async fn writer(&self) -> Result<WriterGuard<'_>> {
+    pub(crate) async fn writer(&self) -> Result<WriterGuard> {
         self.check_writable()?;
-        let guard = self.writer.lock().await;
+        let guard = self.writer.take().await;
         self.check_writable()?;
-        Ok(WriterGuard(guard))
-    }
-
-    /// Waits for the connection that writes, to commit what was accepted before `close`.
-    ///
-    /// # Errors
-    /// `Io` after a failed sync.
-    pub(crate) async fn writer_of_commit(&self) -> Result<WriterGuard<'_>> {
-        let guard = self.writer.lock().await;
-        self.check_trusted()?;
-        Ok(WriterGuard(guard))
+        Ok(guard)
     }
 
     /// Counts what was written, and says whether the log should be copied into the database.
@@ -183,7 +173,9 @@ impl Store {
         self.check_trusted()
     }
 
-    fn check_trusted(&self) -> Result<()> {
+    /// # Errors
+    /// `Io` after a failed sync.
+    pub(crate) fn check_trusted(&self) -> Result<()> {
         if self.distrusted.load(Ordering::Acquire) {
             return Err(Error::new(
                 ErrorKind::Io,
@@ -247,23 +239,10 @@ impl Store {
     /// Lets go of every connection, after what is under way. Does nothing where that is done.
     pub(crate) async fn close_connections(&self) -> Result<()> {
         self.readers.close().await;
-        let writer = self.writer.lock().await.take();
+        let writer = self.writer.take().await.remove();
         match writer {
             Some(connection) => sqlx::Connection::close(connection).await.map_err(from_sqlx),
             None => Ok(()),
         }
-    }
-}
-
-/// The connection that writes, held alone.
-pub(crate) struct WriterGuard<'a>(AsyncMutexGuard<'a, Option<SqliteConnection>>);
-
-impl WriterGuard<'_> {
-    /// The connection.
-    ///
-    /// # Errors
-    /// `Closed` if the handle was closed while this waited.
-    pub(crate) fn connection(&mut self) -> Result<&mut SqliteConnection> {
-        self.0.as_mut().ok_or_else(|| Error::new(ErrorKind::Closed, "the store was closed"))
     }
 }
