@@ -4,7 +4,7 @@
 //! is alone does without the task and commits itself. Dropping a waiting caller changes nothing: what
 //! was handed over is committed whole, what was not is not.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use sqlx::sqlite::SqliteConnection;
@@ -64,6 +64,26 @@ struct Job {
     work: Work,
     weight: usize,
     done: oneshot::Sender<Result<()>>,
+    /// None if it commits itself.
+    ticket: Option<Ticket>,
+}
+
+/// Counts a job from before it is handed over until its commit has the connection: nobody who comes
+/// later may commit earlier.
+#[derive(Debug)]
+struct Ticket(Arc<AtomicUsize>);
+
+impl Ticket {
+    fn draw(waiting: &Arc<AtomicUsize>) -> Self {
+        waiting.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(waiting))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// The way to the task that commits, or past it.
@@ -71,6 +91,8 @@ struct Job {
 pub(crate) struct Committer {
     jobs: mpsc::Sender<Job>,
     store: Arc<Store>,
+    /// Jobs that are handed over and not being committed yet.
+    waiting: Arc<AtomicUsize>,
     /// Whether the last commit of the task had one caller.
     is_alone: Arc<AtomicBool>,
 }
@@ -81,7 +103,7 @@ impl Committer {
         let (jobs, receiver) = mpsc::channel(QUEUE_LENGTH);
         let is_alone = Arc::new(AtomicBool::new(true));
         store.runtime.spawn(commit_all(Arc::downgrade(store), receiver, Arc::clone(&is_alone)));
-        Self { jobs, store: Arc::clone(store), is_alone }
+        Self { jobs, store: Arc::clone(store), waiting: Arc::default(), is_alone }
     }
 
     /// Waits until everything that was handed over before is answered.
@@ -93,9 +115,10 @@ impl Committer {
     /// Hands work over and waits until it is committed; `weight` is what it costs, in samples.
     pub(crate) async fn commit(&self, work: Work, weight: usize) -> Result<()> {
         let (done, committed) = oneshot::channel();
-        let answer = match self.take_off(Job { work, weight, done }) {
+        let answer = match self.take_off(Job { work, weight, done, ticket: None }) {
             Ok(flight) => flight.answer(committed).await,
             Err(job) => {
+                let job = Job { ticket: Some(Ticket::draw(&self.waiting)), ..job };
                 self.jobs.send(job).await.map_err(|_| gone(Outcome::NotApplied))?;
                 committed.await.ok()
             }
@@ -107,9 +130,10 @@ impl Committer {
     ///
     /// A single statement alone: while a transaction is open and nobody polls, other processes wait.
     fn take_off(&self, job: Job) -> std::result::Result<Flight, Job> {
-        let nobody_waits = self.jobs.capacity() == self.jobs.max_capacity();
+        let nobody_waits = self.waiting.load(Ordering::Acquire) == 0;
         let is_alone = nobody_waits && self.is_alone.load(Ordering::Relaxed);
-        if !is_alone || !job.work.is_one_statement(&self.store) {
+        // Without the task nothing seals either: its runtime is gone.
+        if !is_alone || self.jobs.is_closed() || !job.work.is_one_statement(&self.store) {
             return Err(job);
         }
         let store = Arc::clone(&self.store);
@@ -125,7 +149,7 @@ fn gone(outcome: Outcome) -> Error {
 
 async fn commit_alone(store: &Store, writer: WriterGuard, job: Job) {
     let weight = job.weight;
-    if let Some(committed) = commit_group(store, Some(writer), vec![job]).await {
+    if let Some(committed) = commit_group(store, writer, vec![job]).await {
         if weight > SETTLED_AT_ONCE {
             // The caller goes on, and the runtime does the rest.
             tokio::task::yield_now().await;
@@ -134,41 +158,51 @@ async fn commit_alone(store: &Store, writer: WriterGuard, job: Job) {
     }
 }
 
-async fn commit_all(store: Weak<Store>, mut jobs: mpsc::Receiver<Job>, is_alone: Arc<AtomicBool>) {
+async fn commit_all(store: Weak<Store>, mut queue: mpsc::Receiver<Job>, is_alone: Arc<AtomicBool>) {
     let mut callers = 1;
-    while let Some(first) = jobs.recv().await {
-        let group = gather(first, &mut jobs, callers).await;
-        callers = group.len();
-        is_alone.store(callers == 1, Ordering::Relaxed);
+    while let Some(first) = queue.recv().await {
+        let mut gathered = Gathered { weight: first.weight, jobs: vec![first] };
+        gathered.wait(&mut queue, callers).await;
         let Some(store) = store.upgrade() else { return };
-        if let Some(committed) = commit_group(&store, None, group).await {
+        let writer = store.writer.take().await;
+        gathered.take_waiting(&mut queue);
+        callers = gathered.jobs.len();
+        is_alone.store(callers == 1, Ordering::Relaxed);
+        if let Some(committed) = commit_group(&store, writer, gathered.jobs).await {
             settle(&store, committed).await;
         }
     }
 }
 
-/// Takes what waits for the next commit.
-///
-/// Callers that were answered together come back one by one: where there were several, they get a
-/// moment to do so, else each commit would take the few that were quickest.
-async fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, callers_before: usize) -> Vec<Job> {
-    let mut weight = first.weight;
-    let mut group = vec![first];
-    let mut moments = if callers_before > 1 { GATHER_MOMENTS } else { 0 };
-    while weight < GROUP_WEIGHT_MAX {
-        match jobs.try_recv() {
-            Ok(job) => {
-                weight += job.weight;
-                group.push(job);
+/// What goes into the next commit.
+struct Gathered {
+    jobs: Vec<Job>,
+    weight: usize,
+}
+
+impl Gathered {
+    /// Takes what waits, and gives those a moment who were answered together.
+    ///
+    /// They come back one by one: else each commit would take the few that were quickest.
+    async fn wait(&mut self, queue: &mut mpsc::Receiver<Job>, callers_before: usize) {
+        self.take_waiting(queue);
+        for _ in 0..GATHER_MOMENTS {
+            if self.jobs.len() >= callers_before || self.weight >= GROUP_WEIGHT_MAX {
+                return;
             }
-            Err(_) if moments == 0 || group.len() >= callers_before => break,
-            Err(_) => {
-                moments -= 1;
-                tokio::task::yield_now().await;
-            }
+            tokio::task::yield_now().await;
+            self.take_waiting(queue);
         }
     }
-    group
+
+    fn take_waiting(&mut self, queue: &mut mpsc::Receiver<Job>) {
+        while self.weight < GROUP_WEIGHT_MAX
+            && let Ok(job) = queue.try_recv()
+        {
+            self.weight += job.weight;
+            self.jobs.push(job);
+        }
+    }
 }
 
 /// What one transaction stores.
@@ -208,15 +242,13 @@ struct Committed {
 }
 
 /// Commits jobs together and answers them; if that fails, nothing of any of them is stored.
-async fn commit_group(
-    store: &Store,
-    writer: Option<WriterGuard>,
-    jobs: Vec<Job>,
-) -> Option<Committed> {
+async fn commit_group(store: &Store, writer: WriterGuard, jobs: Vec<Job>) -> Option<Committed> {
     let (mut group, mut callers) = (Group::default(), Vec::new());
     for job in jobs {
         group.add(job.work);
         callers.push(job.done);
+        // From here on the connection keeps others from going first.
+        drop(job.ticket);
     }
     group.rows = write::join_small(group.rows);
     let committed = match group.is_empty() {
@@ -232,11 +264,7 @@ async fn commit_group(
     committed.ok().flatten()
 }
 
-async fn commit(store: &Store, writer: Option<WriterGuard>, group: Group) -> Result<Committed> {
-    let mut writer = match writer {
-        Some(writer) => writer,
-        None => store.writer.take().await,
-    };
+async fn commit(store: &Store, mut writer: WriterGuard, group: Group) -> Result<Committed> {
     store.check_trusted()?;
     let inserted = insert(store, writer.connection()?, &group).await;
     let (ids, learned) = inserted.map_err(of_commit).inspect_err(|e| store.note_write_error(e))?;
@@ -307,12 +335,15 @@ fn copy_of(error: &Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use futures_util::poll;
     use serde_json::json;
     use storage_core::metrics::time::from_ms;
-    use storage_core::{MetricRecord, RecordHistory, StorageBackend, StoredValue};
+    use storage_core::{
+        ErrorKind, MetricRecord, Outcome, RecordHistory, StorageBackend, StoredValue, TimeRange,
+    };
     use tokio::time::timeout;
 
     use crate::{SqliteBackend, SqliteOptions};
@@ -383,5 +414,61 @@ mod tests {
         waiting.await?;
         assert_eq!(open(&dir).await.stats().await?.total_metrics, 2);
         Ok(())
+    }
+
+    #[tokio::test]
+    async fn nobody_overtakes_what_is_handed_over() -> storage_core::Result<()> {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let store = open(&dir).await;
+        store.write_batch(&sample(0)).await?;
+        let (mut first, mut later) = (sample(0), sample(0));
+        (first[0].value, later[0].value) = (2.0, 3.0);
+        let under_way = store.store.writer.take().await;
+        assert!(poll!(store.write_batch(&first)).is_pending());
+        // The connection is free before the task had a turn.
+        drop(under_way);
+        store.write_batch(&later).await?;
+        let found = store.query_range("server", "m", TimeRange::all()).await?;
+        assert_eq!(found[0].value, 3.0);
+        store.close().await
+    }
+
+    /// Also if the first is handed over while another commit is under way, and given up.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_writes_later_is_committed_later() -> storage_core::Result<()> {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let store = Arc::new(open(&dir).await);
+        let of = |server: &str, value| [MetricRecord::new(server, from_ms(0), "m", value)];
+        store.write_batch(&of("other", 0.0)).await?;
+        store.write_batch(&of("server", 0.0)).await?;
+        for round in 0..200 {
+            let (under_way, other) = (Arc::clone(&store), of("other", f64::from(round)));
+            let under_way = tokio::spawn(async move { under_way.write_batch(&other).await });
+            if round % 2 == 0 {
+                tokio::task::yield_now().await;
+            }
+            let (first, later) = (of("server", -1.0), of("server", f64::from(round)));
+            let _ = poll!(store.write_batch(&first));
+            store.write_batch(&later).await?;
+            under_way.await.expect("it does not panic")?;
+            let found = store.query_range("server", "m", TimeRange::all()).await?;
+            assert_eq!(found[0].value, f64::from(round), "in round {round}");
+        }
+        store.close().await
+    }
+
+    #[test]
+    fn a_store_whose_runtime_is_gone_writes_nothing() {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let runtime = || tokio::runtime::Runtime::new().expect("a runtime can be made");
+        let (gone, other) = (runtime(), runtime());
+        let store = gone.block_on(async {
+            let store = open(&dir).await;
+            store.write_batch(&sample(0)).await.expect("it writes");
+            store
+        });
+        drop(gone);
+        let error = other.block_on(store.write_batch(&sample(1))).expect_err("it is refused");
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Closed, Outcome::NotApplied));
     }
 }

@@ -60,12 +60,17 @@ pub(crate) async fn write(
     committer: &Committer,
     records: &[MetricRecord],
 ) -> Result<()> {
-    let known = try_resolve(store, records)?;
+    let mut known = try_resolve(store, records)?;
     store.check_writable()?;
     if records.is_empty() {
         return Ok(());
     }
-    wait_for_sealing(store).await;
+    if is_behind(store) {
+        // The wait is to bound memory: what waits is not held twice.
+        drop(known);
+        wait_for_sealing(store).await;
+        known = try_resolve(store, records)?;
+    }
     let entries = match known {
         Ok(entries) => entries,
         Err(missing) => resolve(store, records, missing).await?,
@@ -73,16 +78,17 @@ pub(crate) async fn write(
     committer.commit(Work::Samples(rows_of(entries)), records.len()).await
 }
 
-async fn wait_for_sealing(store: &Store) {
+/// Whether so much is unsealed that writers wait.
+fn is_behind(store: &Store) -> bool {
     let most = store.options.seal_samples.saturating_mul(UNSEALED_FACTOR_MAX);
-    let is_over = || store.head().samples() > most;
-    if !is_over() {
-        return;
-    }
+    store.head().samples() > most
+}
+
+async fn wait_for_sealing(store: &Store) {
     let sealed = async {
         loop {
             let rung = store.sealed.notified();
-            if !is_over() || store.upkeep_error().is_some() {
+            if !is_behind(store) || store.upkeep_error().is_some() {
                 return;
             }
             store.seal_due.notify_one();

@@ -1,6 +1,7 @@
 //! The connection that writes: who has it, and who waits for it.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -57,7 +58,9 @@ impl Writer {
         // Locked before the connection: whoever finds that taken finds the flight, too.
         let mut flight = self.flight.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(guard) = Arc::clone(&self.connection).try_lock_owned() else { return Err(job) };
-        let commit = commit(WriterGuard(guard), job).boxed().shared();
+        // A panic ends it as the end does: whoever waits goes on, and nobody has the answer.
+        let commit = AssertUnwindSafe(commit(WriterGuard(guard), job)).catch_unwind().map(drop);
+        let commit = commit.boxed().shared();
         *flight = commit.downgrade();
         Ok(Flight { commit, runtime: runtime.clone() })
     }
@@ -156,6 +159,20 @@ mod tests {
         drop(flight);
         gate.send(()).expect("the commit goes on");
         timeout(LONG, over).await.expect("it ends").expect("it is not dropped");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_panics_gives_the_connection_back() {
+        let writer = Writer::new(None);
+        let (done, over) = oneshot::channel::<()>();
+        let flight = writer.take_off(&Handle::current(), done, |_guard, _done| async move {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        });
+        let mut flight = flight.map_err(drop).expect("the connection is free");
+        assert!(poll!(&mut flight.commit).is_pending());
+        drop(timeout(LONG, writer.take()).await.expect("the connection comes back"));
+        assert_eq!(timeout(LONG, flight.answer(over)).await.expect("it is over"), None);
     }
 
     #[tokio::test]

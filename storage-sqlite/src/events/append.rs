@@ -37,18 +37,19 @@ const EXTENT: &str = "
         EXISTS (SELECT * FROM event_ids WHERE event_id >= ?2)";
 
 /// The versions of streams, the chunks that hold their events, and the ids of events that follow each
-/// other, from number ?4 on: three statements at once, for the same reason.
+/// other: three statements at once, for the same reason. The driver counts the places through all of
+/// them, if none has a number.
 const INDEX: &str = "
     INSERT INTO event_streams (name, version)
-    SELECT value ->> 0, value ->> 1 FROM json_each(?1) WHERE true
+    SELECT value ->> 0, value ->> 1 FROM json_each(?) WHERE true
     ON CONFLICT (name) DO UPDATE SET version = excluded.version;
 
     INSERT INTO event_stream_chunks (stream_id, first, version)
-    SELECT s.id, entry.value ->> 1, entry.value ->> 2 FROM json_each(?2) AS entry
+    SELECT s.id, entry.value ->> 1, entry.value ->> 2 FROM json_each(?) AS entry
     CROSS JOIN event_streams AS s ON s.name = entry.value ->> 0;
 
     INSERT INTO event_ids (event_id, sequence)
-    SELECT value, ?4 + key FROM json_each(?3) WHERE type = 'text'";
+    SELECT value, ? + key FROM json_each(?) WHERE type = 'text'";
 
 /// Decides about each batch, and inserts those that are accepted.
 pub(crate) async fn insert(connection: &mut SqliteConnection, appends: &[Append]) -> Result<()> {
@@ -196,8 +197,8 @@ pub(super) async fn write_index(
     let written = sqlx::query(INDEX)
         .bind(json_list(versions)?)
         .bind(json_list(&entries)?)
-        .bind(json_list(event_ids)?)
         .bind(first)
+        .bind(json_list(event_ids)?)
         .execute(connection)
         .await
         .map_err(from_sqlx)?;
