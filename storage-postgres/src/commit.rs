@@ -400,7 +400,7 @@ impl Committing {
         if self.link.is_none() {
             store.forget_series();
             (self.generation, self.made_ahead) = (None, None);
-            self.link = Some(store.server.in_time(link(store)).await?);
+            self.link = Some(link(store).await?);
         }
         Ok(())
     }
@@ -493,7 +493,9 @@ impl Committing {
         let made = partitions::ensure(&link.connection, store.locks, &mut self.partitions, &times);
         if let Err(error) = store.server.in_time(made).await {
             tracing::warn!(target: "storage", %error, "cannot make partitions ahead");
-            self.link = None;
+            if is_unusable(&error) {
+                self.link = None;
+            }
         }
     }
 
@@ -593,11 +595,13 @@ impl Committing {
 
 /// Opens the connection that writes.
 async fn link(store: &Store) -> Result<Link> {
+    // It has a time of its own, in which every host has its turn.
     let connection = store.server.connect().await?;
     let prepare = async |sql| connection.prepare(sql).await.map_err(from_pg);
     // Sent together: the server answers one after the other.
-    let (tables, copy, count) =
-        tokio::try_join!(Tables::of(&connection), prepare(COPY), prepare(COUNT_DAYS))?;
+    let prepared =
+        async { tokio::try_join!(Tables::of(&connection), prepare(COPY), prepare(COUNT_DAYS)) };
+    let (tables, copy, count) = store.server.in_time(prepared).await?;
     Ok(Link {
         connection,
         tables,

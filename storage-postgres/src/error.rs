@@ -6,12 +6,17 @@
 use std::error::Error as _;
 
 use storage_core::{Error, ErrorKind, Outcome};
+use tokio_postgres::error::Severity;
+
+/// What the whole server ends with.
+const PANIC: &str = "PANIC";
 
 /// SQLSTATEs that the writer tells apart.
 pub(crate) const UNIQUE_VIOLATION: &str = "23505";
 pub(crate) const NO_PARTITION: &str = "23514";
 pub(crate) const OVERFLOW: &str = "22003";
 pub(crate) const READ_ONLY: &str = "25006";
+pub(crate) const NO_TABLE: &str = "42P01";
 
 /// Returns the contract's error for an error of the driver.
 pub(crate) fn from_pg(error: tokio_postgres::Error) -> Error {
@@ -20,14 +25,19 @@ pub(crate) fn from_pg(error: tokio_postgres::Error) -> Error {
     };
     let code = db.code().code().to_owned();
     let (kind, message) = from_code(&code);
-    Error::new(kind, message).with_context("sqlstate", code).with_source(error)
+    let severity = db.parsed_severity();
+    let found = Error::new(kind, message).with_context("sqlstate", code).with_source(error);
+    match severity {
+        Some(Severity::Panic) => found.with_context("severity", PANIC),
+        _ => found,
+    }
 }
 
 /// Returns the error of a commit that was sent: unless the server says that it refused, it may
-/// have been applied.
+/// have been applied. A server that panics as it commits finds out when it starts again.
 pub(crate) fn of_commit(error: Error) -> Error {
     match sqlstate(&error) {
-        Some(code) if !is_goodbye(code) => error,
+        Some(code) if !is_goodbye(code) && error.context("severity") != Some(PANIC) => error,
         _ => error.with_outcome(Outcome::Unknown),
     }
 }
@@ -53,13 +63,15 @@ pub(crate) fn is_victim(error: &Error) -> bool {
 
 /// What a server says as it ends a connection.
 fn is_goodbye(code: &str) -> bool {
-    code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03" | "57P05" | "25P03")
+    code.starts_with("08")
+        || matches!(code, "57P01" | "57P02" | "57P03" | "57P05" | "25P03" | "25P04")
 }
 
 fn from_code(code: &str) -> (ErrorKind, &'static str) {
     match code {
         "57014" => (ErrorKind::Timeout, "the statement took longer than its timeout"),
         "25P03" | "57P05" => (ErrorKind::Unavailable, "the server ended an idle connection"),
+        "25P04" => (ErrorKind::Unavailable, "the server ended a transaction that took too long"),
         "57P01" | "57P02" => (ErrorKind::Unavailable, "the server ended the connection"),
         "57P03" => (ErrorKind::Unavailable, "the server does not take connections yet"),
         "57P04" | "3D000" => (ErrorKind::NotFound, "the database does not exist"),
@@ -70,7 +82,7 @@ fn from_code(code: &str) -> (ErrorKind, &'static str) {
         READ_ONLY => (ErrorKind::Unavailable, "the server takes no writes at the moment"),
         "42501" => (ErrorKind::PermissionDenied, "the role lacks a privilege"),
         "58030" => (ErrorKind::Io, "the server cannot read or write a file"),
-        "3F000" | "42P01" => (ErrorKind::NotFound, "the tables of the store are gone"),
+        "3F000" | NO_TABLE => (ErrorKind::NotFound, "the tables of the store are gone"),
         "XX001" | "XX002" => (ErrorKind::Corrupt, "the server found damaged data"),
         _ => from_class(code),
     }
@@ -206,10 +218,13 @@ mod tests {
             ("25006", Outcome::NotApplied),
             ("57P01", Outcome::Unknown),
             ("57P02", Outcome::Unknown),
+            ("25P04", Outcome::Unknown),
             ("08006", Outcome::Unknown),
         ] {
             assert_eq!(of_commit(error(code)).outcome(), outcome, "{code}");
         }
+        let panic = error("53100").with_context("severity", PANIC);
+        assert_eq!(of_commit(panic).outcome(), Outcome::Unknown);
         let lost = Error::new(ErrorKind::Unavailable, "the connection failed");
         assert!(is_disconnect(&lost));
         assert_eq!(of_commit(lost).outcome(), Outcome::Unknown);

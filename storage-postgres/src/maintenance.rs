@@ -16,7 +16,7 @@ use tokio_postgres::types::ToSql;
 use crate::backend::named;
 use crate::connect::{Connection, is_unusable};
 use crate::convert::PgTime;
-use crate::error::{from_pg, is_victim, of_commit, sqlstate};
+use crate::error::{NO_TABLE, from_pg, is_victim, of_commit, sqlstate};
 use crate::partitions::DAY_MS;
 use crate::store::Store;
 use crate::timescale::Extension;
@@ -95,7 +95,8 @@ impl<'a> Prune<'a> {
 
     async fn partitions(&mut self) -> Result<()> {
         while self.drop_some().await? {}
-        let straddling = "SELECT name::text, pg_relation_size(name::text::regclass)
+        // Another prune may drop it meanwhile, at any time: it counts what was left.
+        let straddling = "SELECT name::text, coalesce(pg_relation_size(to_regclass(name::text)), 0)
                 / current_setting('block_size')::bigint
             FROM partitions WHERE low < $1 AND high > $1";
         let rows = self.connection.query(straddling, &[&self.cutoff]).await.map_err(from_pg)?;
@@ -103,7 +104,10 @@ impl<'a> Prune<'a> {
             let name: String = row.try_get(0).map_err(from_pg)?;
             let pages: i64 = row.try_get(1).map_err(from_pg)?;
             for first in (0..pages).step_by(PAGES_AT_ONCE as usize) {
-                self.step(&Step::ClearPages { name: &name, first }).await?;
+                match self.step(&Step::ClearPages { name: &name, first }).await {
+                    Err(error) if sqlstate(&error) == Some(NO_TABLE) => break,
+                    cleared => drop(cleared?),
+                }
             }
         }
         Ok(())

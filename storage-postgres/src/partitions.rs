@@ -126,10 +126,18 @@ pub(crate) async fn ensure(
     let now_ms = Utc::now().timestamp_millis();
     while !known.missing(times, now_ms).is_empty() {
         let begin = format!("BEGIN; {}", locks.tables());
-        connection.batch_execute(&begin).await.map_err(from_pg)?;
-        let made = make_some(connection, times, now_ms).await;
+        let made = match connection.batch_execute(&begin).await.map_err(from_pg) {
+            Ok(()) => make_some(connection, times, now_ms).await,
+            // The lock was not had, and the transaction has begun.
+            Err(error) => Err(error),
+        };
         let end = if made.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = connection.batch_execute(end).await.map_err(from_pg);
+        if made.is_err() {
+            // What could not be rolled back must not be used again.
+            ended?;
+            return made.map(drop);
+        }
         *known = made?;
         ended?;
     }

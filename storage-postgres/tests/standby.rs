@@ -244,6 +244,12 @@ fn silent_host() -> Result<(), Failed> {
         store.write_batch(&batch(0)).await.unwrap();
         assert_holds(&store, 1).await;
         store.close().await.unwrap();
+        // Also where a statement may take less time than passing the host over does.
+        let options = options.connect_timeout(Duration::from_millis(700));
+        let options = options.statement_timeout(Duration::from_millis(100));
+        let store = PostgresBackend::open(options).await.unwrap();
+        store.write_batch(&batch(1)).await.unwrap();
+        store.close().await.unwrap();
         let silent = support::options(&first, &schema).connect_timeout(Duration::from_millis(200));
         let error = PostgresBackend::open(silent).await.unwrap_err();
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, Outcome::NotApplied));

@@ -25,6 +25,8 @@ fn main() -> ExitCode {
     let trials = vec![
         shared_trial("a_prune_that_stalls_ends_and_writes_go_on", stalled_prune),
         shared_trial("a_lock_held_at_the_first_write_is_waited_for_once", held_at_first),
+        shared_trial("partitions_that_cannot_be_made_ahead_cost_one_wait", ahead_in_vain),
+        shared_trial("two_prunes_at_once_remove_everything_once", two_prunes),
         shared_trial("compaction_frees_what_a_prune_has_just_removed", compaction_frees),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -95,6 +97,60 @@ fn held_at_first() -> Result<(), Failed> {
         store.write_batch(&batch(0..10)).await.unwrap();
         assert_eq!(store.stats().await.unwrap().total_metrics, 10);
         store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// Somebody analyzes the table, so that nothing can be attached to it.
+fn ahead_in_vain() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let first = support::options(&url, &schema).partitions_ahead(0);
+        let first = PostgresBackend::open(first).await.unwrap();
+        first.write_batch(&batch(0..10)).await.unwrap();
+        first.close().await.unwrap();
+        let holder = support::raw(&url).await;
+        let lock =
+            format!("BEGIN; LOCK TABLE ONLY {schema}.samples IN SHARE UPDATE EXCLUSIVE MODE");
+        holder.batch_execute(&lock).await.unwrap();
+        let name = format!("ahead {schema}");
+        let options = support::options(&url, &schema).application_name(&name);
+        let options = options.lock_timeout(Duration::from_millis(200)).partitions_ahead(3);
+        let store = PostgresBackend::open(options).await.unwrap();
+        let connections = async || {
+            let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = $1 ORDER BY pid";
+            let rows = support::raw(&url).await.query(sql, &[&name]).await.unwrap();
+            rows.iter().map(|row| row.get::<_, i32>(0)).collect::<Vec<_>>()
+        };
+        store.write_batch(&batch(10..20)).await.unwrap();
+        let before = connections().await;
+        for no in 2..6 {
+            store.write_batch(&batch(no * 10..no * 10 + 10)).await.unwrap();
+        }
+        assert_eq!(connections().await, before);
+        holder.batch_execute("ROLLBACK").await.unwrap();
+        assert_eq!(store.stats().await.unwrap().total_metrics, 60);
+        store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// One clears a part of a day while the other drops the day.
+fn two_prunes() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let open = async || PostgresBackend::open(support::options(&url, &schema)).await.unwrap();
+        let (one, other) = (open().await, open().await);
+        for _ in 0..5 {
+            one.write_batch(&batch(0..86_400)).await.unwrap();
+            let (part, whole) = (from_ms(START_MS + 43_200_000), from_ms(START_MS + 86_400_000));
+            let (part, whole) = tokio::join!(one.prune_before(part), other.prune_before(whole));
+            assert_eq!(part.unwrap() + whole.unwrap(), 86_400);
+            assert_eq!(one.stats().await.unwrap().total_metrics, 0);
+        }
+        support::assert_sound(&one).await;
         support::drop_schema(&url, &schema).await;
     });
     Ok(())

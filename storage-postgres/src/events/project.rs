@@ -14,7 +14,7 @@ use super::read::extent_of;
 use crate::commit::gone;
 use crate::connect::{Lease, is_unusable};
 use crate::convert::{to_json, to_value};
-use crate::error::{from_pg, is_victim, of_commit};
+use crate::error::{from_pg, is_disconnect, is_victim, of_commit};
 use crate::filter::Condition;
 use crate::store::{Parameter, Store};
 
@@ -122,7 +122,7 @@ pub(super) async fn transaction(store: &Store, work: Work<'_>) -> Result<u64> {
             Err(error) => error,
         };
         // A connection that died while it lay in the pool: nothing was done on it.
-        let is_stale = is_unusable(&error) && lease.is_used();
+        let is_stale = is_disconnect(&error) && lease.is_used();
         if !is_unusable(&error) {
             let rollback = async { lease.batch_execute("ROLLBACK").await.map_err(from_pg) };
             if store.server.in_time(rollback).await.is_ok() {
