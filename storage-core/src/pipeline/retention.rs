@@ -62,6 +62,10 @@ impl RetentionPolicy {
 
     /// Removes the oldest samples when their store takes more than so many bytes on disk. What is not
     /// rolled up yet stays in any case.
+    ///
+    /// All that the store holds counts, also events and jobs in the same file or schema. Where it does not
+    /// become smaller although what is too much was removed, as beside a reader that needs the old pages,
+    /// that is a warning, and the next time goes on.
     #[must_use]
     pub fn samples_bytes_max(mut self, bytes_max: u64) -> Self {
         self.samples.bytes_max = Some(bytes_max);

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 
 use super::{RetentionEntry, RetentionPolicy, RetentionReport, Rule};
 use crate::error::Result;
-use crate::metrics::time::{MIN_MS, before, floor_ms, from_ms, span, window_start_ms};
+use crate::metrics::time::{MIN_MS, before, floor_ms, from_ms, window_start_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, StorageBackendExt, StorageStats, TimeRange};
 use crate::pipeline::rollup::{FIELDS, Place, Rolled, RollupTier, Turn};
 use crate::repeated::is_due;
@@ -59,7 +59,7 @@ async fn apply_in_turn(
     Ok(Some(report))
 }
 
-/// Removes the oldest until the store is small enough.
+/// Removes the oldest until the store is small enough, or does not become smaller.
 async fn shrink(
     turn: &mut Turn,
     place: &Place,
@@ -67,12 +67,25 @@ async fn shrink(
     now: DateTime<Utc>,
     entry: &mut RetentionEntry,
 ) -> Result<()> {
+    let mut stats = place.store.stats().await?;
     for _ in 0..STEPS_MAX {
-        let stats = place.store.stats().await?;
         let Some(cutoff) = cutoff_by_size(place, &stats, bytes_max, now) else { return Ok(()) };
         let removed = turn.prune(place, cutoff).await?;
         entry.before = entry.before.max(Some(cutoff));
         entry.rows_removed += removed;
+        let after = place.store.stats().await?;
+        // A single sample that is much older than all others takes no room, so removing little may
+        // change nothing. What is too much is gone, and something else keeps its room.
+        let too_much = share(&stats, bytes_max) * rows(place, &stats) as f64;
+        let was_enough = removed >= too_much as u64;
+        if was_enough && after.disk_usage_bytes >= stats.disk_usage_bytes {
+            tracing::warn!(
+                target: "storage", bytes = after.disk_usage_bytes, bytes_max,
+                "samples were removed, but the store has not become smaller"
+            );
+            return Ok(());
+        }
+        stats = after;
     }
     Ok(())
 }
@@ -86,31 +99,53 @@ pub(super) async fn plan(store: &Rolled, policy: &RetentionPolicy) -> Result<Ret
         let rule = policy.rule(place.width);
         let stats = place.store.stats().await?;
         let mut entry = entry(&place, &stats);
-        let by_size = rule.bytes_max.and_then(|max| cutoff_by_size(&place, &stats, max, now));
-        entry.before = cutoff_by_age(&place, rule, now).max(by_size);
-        if let Some(cutoff) = entry.before {
-            let range = TimeRange::new(from_ms(MIN_MS), cutoff)?;
-            let samples = place.store.count(&SeriesFilter::any(), range).await?;
-            entry.rows_removed = samples / place.row_samples();
+        if let Some(cutoff) = cutoff_by_age(&place, rule, now) {
+            entry.foresee(&place, cutoff).await?;
         }
-        if entry.rows > 0 {
-            let share = entry.rows_removed as f64 / entry.rows as f64;
-            entry.bytes_freed = (entry.bytes as f64 * share) as u64;
+        let left = entry.bytes - entry.bytes_freed;
+        let bytes_max = rule.bytes_max.filter(|bytes_max| left > *bytes_max);
+        let by_size = bytes_max.and_then(|max| cutoff_by_size(&place, &stats, max, now));
+        if let Some(cutoff) = by_size.filter(|cutoff| entry.before.is_none_or(|by| by < *cutoff)) {
+            entry.foresee(&place, cutoff).await?;
         }
         report.entries.push(entry);
     }
     Ok(report)
 }
 
+impl RetentionEntry {
+    /// Says what a prune would remove.
+    async fn foresee(&mut self, place: &Place, cutoff: DateTime<Utc>) -> Result<()> {
+        let range = TimeRange::new(from_ms(MIN_MS), cutoff)?;
+        let samples = place.store.count(&SeriesFilter::any(), range).await?;
+        self.before = Some(cutoff);
+        self.rows_removed = samples / place.row_samples();
+        let share = self.rows_removed as f64 / self.rows.max(1) as f64;
+        self.bytes_freed = ((self.bytes as f64 * share) as u64).min(self.bytes);
+        Ok(())
+    }
+}
+
 fn entry(place: &Place, stats: &StorageStats) -> RetentionEntry {
     RetentionEntry {
         width: place.width,
         before: None,
-        rows: stats.total_metrics / place.row_samples(),
+        rows: rows(place, stats),
         rows_removed: 0,
         bytes: stats.disk_usage_bytes,
         bytes_freed: 0,
     }
+}
+
+/// What is counted of a store.
+fn rows(place: &Place, stats: &StorageStats) -> u64 {
+    stats.total_metrics / place.row_samples()
+}
+
+/// Which part of a store is too much.
+fn share(stats: &StorageStats, bytes_max: u64) -> f64 {
+    let bytes = stats.disk_usage_bytes;
+    bytes.saturating_sub(bytes_max) as f64 / bytes.max(1) as f64
 }
 
 /// Where whole windows end that are older than the rule has it.
@@ -125,17 +160,16 @@ fn cutoff_by_size(
     bytes_max: u64,
     now: DateTime<Utc>,
 ) -> Option<DateTime<Utc>> {
-    let (oldest, newest) = (floor_ms(stats.oldest_metric?), floor_ms(stats.newest_metric?));
-    let bytes = stats.disk_usage_bytes;
-    if bytes <= bytes_max {
+    let oldest = floor_ms(stats.oldest_metric?);
+    // A clock that is ahead must not make what is there look like a small part of all time.
+    let newest = floor_ms(stats.newest_metric?).min(floor_ms(now));
+    if stats.disk_usage_bytes <= bytes_max || newest < oldest {
         return None;
     }
-    let share = (bytes - bytes_max) as f64 / bytes as f64;
-    let cutoff_ms = oldest + ((newest - oldest) as f64 * share) as i64;
+    let cutoff_ms = oldest + ((newest - oldest) as f64 * share(stats, bytes_max)) as i64;
     // At least the oldest window.
     let cutoff_ms = cutoff_ms.max(oldest).saturating_add(place.align_ms);
-    let newest_ms = floor_ms(now - span(place.delay));
-    let cutoff = place.align(cutoff_ms.min(newest_ms));
+    let cutoff = place.align(cutoff_ms.min(floor_ms(before(now, place.delay))));
     (floor_ms(cutoff) > oldest).then_some(cutoff)
 }
 

@@ -163,6 +163,115 @@ async fn what_is_too_large_loses_its_oldest() {
     assert!(stores.hour.stats().await.unwrap().disk_usage_bytes <= rows.disk_usage_bytes / 3);
 }
 
+/// One sample of a clock that is ahead makes forty days look like a small part of all time.
+#[tokio::test]
+async fn a_sample_from_the_future_costs_no_others() {
+    let stores = Stores::filled().await;
+    let ahead = MetricRecord::new("ahead", from_ms((DAYS + 400) * DAY_MS), "cpu", 1.0);
+    stores.raw.write_batch(&[ahead]).await.unwrap();
+    let store = stores.open().await;
+    let bytes = store.stats().await.unwrap().disk_usage_bytes;
+    let policy = RetentionPolicy::default().samples_bytes_max(bytes * 9 / 10);
+    let plan = store.plan_retention(&policy).await.unwrap();
+    let done = store.retain(&policy).await.unwrap();
+    assert_eq!(plan.entries[0].rows_removed, done.entries[0].rows_removed);
+    assert!((4 * 48..=6 * 48).contains(&done.entries[0].rows_removed), "{done:?}");
+}
+
+/// As of a file that something else fills, or that cannot shrink.
+#[tokio::test]
+async fn a_store_that_does_not_become_smaller_keeps_what_is_not_too_much() {
+    let stores = Stores::filled().await;
+    let bytes = stores.raw.stats().await.unwrap().disk_usage_bytes;
+    let rigid = Arc::new(Rigid { inner: Arc::clone(&stores.raw), bytes });
+    let now_ms = Arc::clone(&stores.now_ms);
+    let options = RollupOptions::default().with_clock(move || from_ms(now_ms.load(SeqCst)));
+    let control = Arc::clone(&stores.control);
+    let store = Rolled::open_with(rigid, Vec::new(), control, options).await.unwrap();
+    let policy = RetentionPolicy::default().samples_bytes_max(bytes * 9 / 10);
+    let plan = store.plan_retention(&policy).await.unwrap();
+    let done = store.retain(&policy).await.unwrap();
+    assert_eq!(plan.entries[0].rows_removed, done.entries[0].rows_removed);
+    assert!((190..=6 * 48).contains(&done.entries[0].rows_removed), "{done:?}");
+}
+
+/// What an age removes may be enough.
+#[tokio::test]
+async fn a_plan_adds_no_size_to_an_age_that_is_enough() {
+    let stores = Stores::filled().await;
+    let store = stores.open().await;
+    let bytes = store.stats().await.unwrap().disk_usage_bytes;
+    let policy = RetentionPolicy::default().keep_samples(30 * DAY).unwrap();
+    let policy = policy.samples_bytes_max(bytes * 8 / 10);
+    let plan = store.plan_retention(&policy).await.unwrap();
+    assert_eq!(plan.entries[0].before, Some(from_ms(10 * DAY_MS)));
+    let done = store.retain(&policy).await.unwrap();
+    assert_eq!(done.entries[0].before, plan.entries[0].before);
+}
+
+#[tokio::test]
+async fn what_is_kept_is_known_after_the_first_retention() {
+    let stores = Stores::filled().await;
+    let store = stores.open().await;
+    let policy = RetentionPolicy::default().keep_rollups(HOUR, 60 * DAY).unwrap();
+    store.retain(&policy).await.unwrap();
+    let kept = Rolled::kept_widths(Arc::<InMemory>::clone(&stores.control)).await.unwrap();
+    assert_eq!(kept, Some(vec![HOUR, DAY]));
+}
+
+/// A store that says the same size whatever is in it.
+#[derive(Debug)]
+struct Rigid {
+    inner: Arc<Faulty<InMemory>>,
+    bytes: u64,
+}
+
+#[async_trait::async_trait]
+impl StorageBackend for Rigid {
+    async fn write_batch(&self, records: &[MetricRecord]) -> crate::Result<()> {
+        self.inner.write_batch(records).await
+    }
+
+    async fn query_range(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> crate::Result<Vec<MetricRecord>> {
+        self.inner.query_range(server_id, metric_type, range).await
+    }
+
+    async fn aggregate(
+        &self,
+        server_id: &str,
+        metric_type: &str,
+        range: TimeRange,
+    ) -> crate::Result<crate::MetricAggregation> {
+        self.inner.aggregate(server_id, metric_type, range).await
+    }
+
+    async fn prune_before(&self, cutoff: DateTime<Utc>) -> crate::Result<u64> {
+        self.inner.prune_before(cutoff).await
+    }
+
+    async fn stats(&self) -> crate::Result<crate::StorageStats> {
+        let stats = self.inner.stats().await?;
+        Ok(crate::StorageStats { disk_usage_bytes: self.bytes, ..stats })
+    }
+
+    fn name(&self) -> &'static str {
+        "rigid"
+    }
+
+    fn capabilities(&self) -> crate::Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn series(&self, filter: &SeriesFilter) -> crate::Result<Vec<crate::SeriesInfo>> {
+        self.inner.series(filter).await
+    }
+}
+
 #[tokio::test]
 async fn without_rollups_the_cutoff_is_exact() {
     let stores = Stores::filled().await;
