@@ -10,6 +10,7 @@
 use std::marker::PhantomData;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -49,8 +50,14 @@ pub(crate) struct Control<V> {
 impl<V: Published> Control<V> {
     pub(crate) fn new(store: Arc<dyn StorageBackend>, lease: Duration) -> Self {
         let name = format!("{LEASE}{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
-        let leases =
-            Leases { store, server: V::SERVER, lease, name: name.into(), turn: Arc::default() };
+        let leases = Leases {
+            store,
+            server: V::SERVER,
+            lease,
+            name: name.into(),
+            written_ms: Arc::new(AtomicI64::new(i64::MIN)),
+            turn: Arc::default(),
+        };
         Self { leases, view: PhantomData }
     }
 
@@ -69,8 +76,15 @@ impl<V: Published> Control<V> {
         })
     }
 
-    /// Replaces the view. Only who holds the lease does.
+    /// Replaces the view that has the number before. Only who holds the lease does.
+    ///
+    /// # Errors
+    /// `Busy` if another one stands there: who lost the lease without noticing must not undo what
+    /// others did since.
     pub(crate) async fn publish(&self, view: &V) -> Result<()> {
+        if self.view().await?.generation() + 1 != view.generation() {
+            return Err(lost());
+        }
         let (time, number) = (from_ms(END_MS - 1), view.generation() as f64);
         // At the end of time, so that old leases can be pruned and it cannot.
         let record = MetricRecord::new(V::SERVER, time, VIEW, number).with_metadata(
@@ -103,6 +117,9 @@ struct Leases {
     lease: Duration,
     /// The series of this handle's leases.
     name: Arc<str>,
+    /// The time of the last sample in it. Each is later, whatever the clock says, because the last
+    /// one counts.
+    written_ms: Arc<AtomicI64>,
     /// Held with the lease: callers of one handle wait for each other here.
     turn: Arc<Mutex<()>>,
 }
@@ -159,6 +176,10 @@ pub(crate) async fn look_again() {
     sleep(Duration::from_millis(fastrand::u64(LOOK_AGAIN_MS))).await;
 }
 
+fn lost() -> Error {
+    Error::new(ErrorKind::Busy, "the turn at these stores has run out")
+}
+
 fn busy() -> Error {
     Error::new(ErrorKind::Busy, "another process moves or prunes the samples of these stores")
 }
@@ -172,13 +193,22 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Renews it if a good part of its time is over; fails if all of it may be.
+    /// Renews it if a good part of its time is over; fails if all of it may be, or somebody else has
+    /// taken it: the time of a process that was suspended may stand still.
     pub(crate) async fn keep(&mut self) -> Result<()> {
-        let age = self.renewed.elapsed();
-        if age >= self.leases.lease / 2 {
-            return Err(Error::new(ErrorKind::Busy, "the turn at these stores has run out"));
+        if self.renewed.elapsed() >= self.leases.lease / 8 {
+            self.check_age()?;
+            self.renew().await?;
+            if self.leases.is_held_elsewhere().await? {
+                return Err(lost());
+            }
         }
-        if age >= self.leases.lease / 8 { self.renew().await } else { Ok(()) }
+        // Also after a renewal, which may have taken as long.
+        self.check_age()
+    }
+
+    fn check_age(&self) -> Result<()> {
+        if self.renewed.elapsed() >= self.leases.lease / 2 { Err(lost()) } else { Ok(()) }
     }
 
     /// Does `work`, and renews the lease meanwhile.
@@ -215,8 +245,12 @@ impl Lease {
     }
 
     async fn write(&self, held: f64) -> Result<()> {
-        let Leases { server, name, store, .. } = &self.leases;
-        store.write_batch(&[MetricRecord::new(*server, Utc::now(), &**name, held)]).await
+        let Leases { server, name, store, written_ms, .. } = &self.leases;
+        let now_ms = floor_ms(Utc::now());
+        let before_ms = written_ms.fetch_max(now_ms, Ordering::Relaxed);
+        let ms = now_ms.max(before_ms.saturating_add(1));
+        written_ms.fetch_max(ms, Ordering::Relaxed);
+        store.write_batch(&[MetricRecord::new(*server, from_ms(ms), &**name, held)]).await
     }
 }
 
@@ -227,7 +261,7 @@ mod tests {
     use crate::layers::{Fault, FaultPlan, Faulty, Operation};
     use crate::metrics::time::MIN_MS;
     use serde::Deserialize;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
     struct Number(u64);
@@ -253,9 +287,12 @@ mod tests {
         let store = store();
         let control = control(&store, Duration::from_secs(30));
         assert_eq!(control.view().await.unwrap(), Number(0));
+        control.publish(&Number(1)).await.unwrap();
         control.publish(&Number(2)).await.unwrap();
         control.clear_up(END_MS).await.unwrap();
         assert_eq!(control.view().await.unwrap(), Number(2));
+        // By somebody who has not seen what was published since.
+        assert_eq!(control.publish(&Number(2)).await.unwrap_err().kind(), ErrorKind::Busy);
         let alien = MetricRecord::new("numbers", from_ms(END_MS - 1), VIEW, 1.0);
         store.write_batch(&[alien]).await.unwrap();
         assert_eq!(control.view().await.unwrap_err().kind(), ErrorKind::Corrupt);
@@ -345,5 +382,46 @@ mod tests {
         assert_eq!(one.is_ok() as u32 + other.is_ok() as u32, 1);
         let refused = one.err().or(other.err());
         assert_eq!(refused.map(|error| error.kind()), Some(ErrorKind::Busy));
+    }
+
+    /// The newest sample of the handle is in the future.
+    #[tokio::test]
+    async fn a_clock_that_is_set_back_hides_no_lease() {
+        let store = store();
+        let open = || control(&store, Duration::from_secs(30));
+        let (one, other) = (open(), open());
+        let ahead_ms = floor_ms(Utc::now()) + 60_000;
+        let released = MetricRecord::new("numbers", from_ms(ahead_ms), &*one.leases.name, 0.0);
+        store.write_batch(&[released]).await.unwrap();
+        one.leases.written_ms.store(ahead_ms, Ordering::Relaxed);
+        let lease = one.acquire(Instant::now()).await.unwrap();
+        assert_eq!(other.acquire(Instant::now()).await.unwrap_err().kind(), ErrorKind::Busy);
+        lease.release().await.unwrap();
+        other.acquire(Instant::now()).await.unwrap();
+    }
+
+    /// As after a suspend, in which the time of the process stands still.
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_another_has_is_not_kept() {
+        let store = store();
+        let open = || control(&store, Duration::from_secs(30));
+        let mut suspended = open().acquire(Instant::now()).await.unwrap();
+        let after = from_ms(floor_ms(Utc::now()) + 1000);
+        assert_eq!(store.prune_before(after).await.unwrap(), 1);
+        open().acquire(Instant::now()).await.unwrap();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(suspended.keep().await.unwrap_err().kind(), ErrorKind::Busy);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_takes_too_long_is_none() {
+        let faulty = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+        let store: Arc<dyn StorageBackend> = Arc::clone(&faulty) as _;
+        let mut lease =
+            control(&store, Duration::from_secs(30)).acquire(Instant::now()).await.unwrap();
+        tokio::time::advance(Duration::from_secs(4)).await;
+        let slow = Fault::SlowBefore(Duration::from_secs(20));
+        faulty.control().inject(Operation::WriteBatch, slow);
+        assert_eq!(lease.keep().await.unwrap_err().kind(), ErrorKind::Busy);
     }
 }

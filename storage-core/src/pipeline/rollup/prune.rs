@@ -1,6 +1,6 @@
 //! Removing samples behind their rollups, and rollups that are not kept any longer.
 //!
-//! A prune goes in steps of at most one window of the widest tier. In each nobody may write samples
+//! A prune goes in steps of a day at most, or one window of the widest tier. In each nobody may write samples
 //! before its cutoff; their rollups are made from the samples themselves, whatever was rolled up
 //! before; then it is published that these count instead of the samples; then the samples go.
 //!
@@ -24,6 +24,10 @@ use crate::error::{Error, Outcome, Result};
 use crate::metrics::time::{MIN_MS, floor_ms, from_ms, window_start_ms};
 use crate::metrics::{MetricRecord, SeriesFilter, SeriesKey, StorageBackend};
 
+/// How long a step of a prune is at most, unless the widest windows are wider. A minute in tests, whose
+/// samples are of minutes and are to be pruned in several steps.
+const STEP_MS: i64 = if cfg!(test) { 60_000 } else { 86_400_000 };
+
 /// How many samples of rows are written at once.
 const BATCH_SAMPLES: usize = 8192;
 
@@ -40,7 +44,8 @@ impl Turn {
             if oldest_ms >= cutoff_ms {
                 break;
             }
-            let step_ms = cutoff_ms.min(window_start_ms(oldest_ms, widest_ms) + widest_ms);
+            let step_ms = widest_ms * (STEP_MS / widest_ms).max(1);
+            let step_ms = cutoff_ms.min(window_start_ms(oldest_ms, step_ms) + step_ms);
             let step = self.prune_step(step_ms).await;
             removed += step.map_err(|error| match removed {
                 0 => error,
@@ -130,6 +135,7 @@ impl Turn {
         };
         let floor_ms = window_start_ms(cutoff_ms, width_ms);
         self.publish(|view| {
+            view.keep_tiers(stores.tiers.iter().map(|tier| tier.width_ms));
             let mut reach = view.reach(width_ms);
             reach.floor_ms = reach.floor_ms.max(floor_ms);
             view.tiers.insert(width_ms, reach);

@@ -364,3 +364,19 @@ async fn a_new_tier_begins_where_samples_begin() {
     let rollups = |width_s| WindowSource::Rollups(Duration::from_secs(width_s));
     assert_eq!(widths, [rollups(10), rollups(60)]);
 }
+
+/// Each step keeps late writers out for as long as it settles.
+#[tokio::test(start_paused = true)]
+async fn a_prune_behind_narrow_rollups_takes_long_steps() {
+    let place = Place::new(5 * MINUTE_MS);
+    let memory = |store: &Arc<InMemory>| Arc::<InMemory>::clone(store);
+    let tier = RollupTier::new(Duration::from_secs(2), memory(&place.tiers[0]));
+    let options = place.options().with_settle(Duration::from_secs(1));
+    let options = options.with_lease(Duration::from_secs(30));
+    let (raw, control) = (memory(&place.raw), memory(&place.control));
+    let store = Rolled::open_with(raw, vec![tier], control, options).await.unwrap();
+    store.write_batch(&batch(&points(5 * MINUTE_MS))).await.unwrap();
+    let before = Instant::now();
+    let removed = store.prune_before(from_ms(4 * MINUTE_MS)).await.unwrap();
+    assert!(removed > 0 && before.elapsed() < Duration::from_secs(20), "{:?}", before.elapsed());
+}
