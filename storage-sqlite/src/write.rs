@@ -201,24 +201,32 @@ async fn series_after(
     Ok(series.into_iter().map(key).collect())
 }
 
-/// Splits a batch into journal rows; all but the largest batches are one.
+/// Makes journal rows of a batch; all but the largest batches are one.
 fn rows_of(entries: Vec<Entry>) -> Vec<JournalRow> {
-    let mut rows = Vec::new();
-    let mut current = Vec::new();
-    let mut metadata_bytes = 0;
+    let encode = |entries: Vec<Entry>| JournalRow { frame: frame::encode_frame(&entries), entries };
+    let is_small = entries.len() <= ROW_SAMPLES_MAX
+        && entries.iter().map(metadata_bytes).sum::<usize>() <= ROW_METADATA_BYTES_MAX;
+    if is_small { vec![encode(entries)] } else { split(entries).into_iter().map(encode).collect() }
+}
+
+fn split(entries: Vec<Entry>) -> Vec<Vec<Entry>> {
+    let (mut rows, mut current, mut bytes) = (Vec::new(), Vec::new(), 0);
     for entry in entries {
-        metadata_bytes += entry.sample.metadata.as_ref().map_or(0, |metadata| metadata.len());
+        bytes += metadata_bytes(&entry);
         current.push(entry);
-        if current.len() == ROW_SAMPLES_MAX || metadata_bytes > ROW_METADATA_BYTES_MAX {
-            metadata_bytes = 0;
+        if current.len() == ROW_SAMPLES_MAX || bytes > ROW_METADATA_BYTES_MAX {
+            bytes = 0;
             rows.push(std::mem::take(&mut current));
         }
     }
     if !current.is_empty() {
         rows.push(current);
     }
-    let encode = |entries: Vec<Entry>| JournalRow { frame: frame::encode_frame(&entries), entries };
-    rows.into_iter().map(encode).collect()
+    rows
+}
+
+fn metadata_bytes(entry: &Entry) -> usize {
+    entry.sample.metadata.as_ref().map_or(0, |metadata| metadata.len())
 }
 
 /// Joins the frames of several batches into one row, as long as it stays small.

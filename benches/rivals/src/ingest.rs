@@ -6,7 +6,7 @@ use std::time::Instant;
 use storage_benches::machine::scratch;
 use storage_benches::options::Options;
 use storage_benches::report::{OURS, Report};
-use storage_benches::timing::{Latencies, Writes, median};
+use storage_benches::timing::{Latencies, Writes, median, median_ratio};
 use storage_benches::tsbs::{Fleet, Values};
 
 use crate::engine::{Engine, KINDS, Mode, Result};
@@ -76,10 +76,8 @@ fn add(report: &mut Report, mode: Mode, measured: &[Measured]) {
     }
     for (kind, measured_rival) in KINDS.iter().zip(measured) {
         if RATIOS_TO.contains(&kind.name) {
-            // Of what was measured one after the other: the machine is not as fast all the time.
-            let pairs = measured[0].rates.iter().zip(&measured_rival.rates);
-            let ratios = pairs.map(|(ours, rival)| ours / rival).collect();
-            report.add(&what, OURS, &format!("times {}", kind.name), median(ratios), "");
+            let ratio = median_ratio(&measured[0].rates, &measured_rival.rates);
+            report.add(&what, OURS, &format!("times {}", kind.name), ratio, "");
         }
     }
 }
