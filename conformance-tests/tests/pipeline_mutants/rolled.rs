@@ -262,15 +262,38 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "what_is_too_large_goes_before_it_is_rolled_up",
         file: "pipeline/retention/plan.rs",
-        right: "place.align(cutoff_ms.min(newest_ms))",
-        wrong: "{ let _ = newest_ms; place.align(cutoff_ms) }",
+        right: "cutoff_ms.min(floor_ms(before(now, place.delay)))",
+        wrong: "{ let _ = place.delay; cutoff_ms }",
         caught_by: Unit("pipeline::retention::tests::what_is_too_large_loses_its_oldest"),
+    },
+    Mutant {
+        name: "a_sample_from_the_future_is_the_end_of_what_there_is",
+        file: "pipeline/retention/plan.rs",
+        right: "floor_ms(stats.newest_metric?).min(floor_ms(now))",
+        wrong: "floor_ms(stats.newest_metric?)",
+        caught_by: Unit("pipeline::retention::tests::a_sample_from_the_future_costs_no_others"),
+    },
+    Mutant {
+        name: "what_does_not_become_smaller_is_removed",
+        file: "pipeline/retention/plan.rs",
+        right: "was_enough && after.disk_usage_bytes >= stats.disk_usage_bytes",
+        wrong: "{ let _ = was_enough; false }",
+        caught_by: Unit(
+            "pipeline::retention::tests::a_store_that_does_not_become_smaller_keeps_what_is_not_too_much",
+        ),
+    },
+    Mutant {
+        name: "a_prune_takes_the_steps_of_the_widest_rollups",
+        file: "pipeline/rollup/prune.rs",
+        right: "widest_ms * (STEP_MS / widest_ms).max(1)",
+        wrong: "{ let _ = STEP_MS; widest_ms }",
+        caught_by: rollups!("a_prune_behind_narrow_rollups_takes_long_steps"),
     },
     Mutant {
         name: "a_plan_removes",
         file: "pipeline/retention/plan.rs",
-        right: "entry.rows_removed = samples / place.row_samples();",
-        wrong: "{ let _ = samples; entry.rows_removed = place.store.prune_before(cutoff).await?; }",
+        right: "self.rows_removed = samples / place.row_samples();",
+        wrong: "{ let _ = samples; self.rows_removed = place.store.prune_before(cutoff).await?; }",
         caught_by: Unit("pipeline::retention::tests::each_is_kept_as_long_as_the_policy_says"),
     },
     Mutant {

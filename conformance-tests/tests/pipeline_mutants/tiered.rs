@@ -356,9 +356,30 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "who_lost_the_lease_goes_on",
         file: "control.rs",
-        right: "age >= self.leases.lease / 2",
+        right: "self.renewed.elapsed() >= self.leases.lease / 2",
         wrong: "false",
-        caught_by: Unit("control::tests::a_lease_of_the_dead_runs_out"),
+        caught_by: Unit("control::tests::a_renewal_that_takes_too_long_is_none"),
+    },
+    Mutant {
+        name: "who_renews_a_lease_does_not_look",
+        file: "control.rs",
+        right: "if «self.leases.is_held_elsewhere().await?»",
+        wrong: "false",
+        caught_by: Unit("control::tests::a_lease_that_another_has_is_not_kept"),
+    },
+    Mutant {
+        name: "a_lease_is_as_old_as_the_clock_says",
+        file: "control.rs",
+        right: "now_ms.max(before_ms.saturating_add(1))",
+        wrong: "{ let _ = before_ms; now_ms }",
+        caught_by: Unit("control::tests::a_clock_that_is_set_back_hides_no_lease"),
+    },
+    Mutant {
+        name: "a_view_is_published_over_any_other",
+        file: "control.rs",
+        right: "self.view().await?.generation() + 1 != view.generation()",
+        wrong: "false",
+        caught_by: Unit("control::tests::a_view_is_read_as_it_was_published"),
     },
     Mutant {
         name: "long_work_loses_its_lease",
