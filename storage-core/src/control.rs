@@ -20,7 +20,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::metrics::time::{END_MS, floor_ms, from_ms};
 use crate::metrics::{MetricRecord, SeriesFilter, StorageBackend, TimeRange};
 
@@ -81,7 +81,7 @@ impl<V: Published> Control<V> {
     /// # Errors
     /// `Busy` if another one stands there: who lost the lease without noticing must not undo what
     /// others did since.
-    pub(crate) async fn publish(&self, view: &V) -> Result<()> {
+    async fn publish(&self, view: &V) -> Result<()> {
         if self.view().await?.generation() + 1 != view.generation() {
             return Err(lost());
         }
@@ -93,6 +93,22 @@ impl<V: Published> Control<V> {
             })?,
         );
         self.store().write_batch(&[record]).await
+    }
+
+    /// Publishes `next` over `current`, which becomes what stands there then as far as it is known.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish), and those of the store.
+    pub(crate) async fn advance(&self, current: &mut V, next: V) -> Result<()> {
+        let published = self.publish(&next).await;
+        match &published {
+            Ok(()) => *current = next,
+            // Nothing of it stands there, but maybe another's, which is not this turn's to change.
+            Err(error) if error.outcome() == Outcome::NotApplied => {}
+            // It may stand there all the same: the next one must not have the same number.
+            Err(_) => *current = self.view().await?,
+        }
+        published
     }
 
     /// Takes the lease, waiting for others until `deadline`, and then says `Busy`.
@@ -246,10 +262,10 @@ impl Lease {
 
     async fn write(&self, held: f64) -> Result<()> {
         let Leases { server, name, store, written_ms, .. } = &self.leases;
-        let now_ms = floor_ms(Utc::now());
-        let before_ms = written_ms.fetch_max(now_ms, Ordering::Relaxed);
+        // Who has the turn of the handle writes alone.
+        let (now_ms, before_ms) = (floor_ms(Utc::now()), written_ms.load(Ordering::Relaxed));
         let ms = now_ms.max(before_ms.saturating_add(1));
-        written_ms.fetch_max(ms, Ordering::Relaxed);
+        written_ms.store(ms, Ordering::Relaxed);
         store.write_batch(&[MetricRecord::new(*server, from_ms(ms), &**name, held)]).await
     }
 }

@@ -133,12 +133,11 @@ pub(crate) async fn ensure(
         };
         let end = if made.is_ok() { "COMMIT" } else { "ROLLBACK" };
         let ended = connection.batch_execute(end).await.map_err(from_pg);
-        if made.is_err() {
-            // What could not be rolled back must not be used again.
-            ended?;
-            return made.map(drop);
+        match made {
+            Ok(found) => *known = found,
+            // First that it could not be rolled back: then the connection must not be used again.
+            Err(error) => return ended.and(Err(error)),
         }
-        *known = made?;
         ended?;
     }
     Ok(())

@@ -360,6 +360,14 @@ mod tests {
         SqliteBackend::open(options).await.expect("the store opens")
     }
 
+    /// A store that knows the series of [`sample`].
+    async fn filled() -> storage_core::Result<(tempfile::TempDir, SqliteBackend)> {
+        let dir = tempfile::tempdir().expect("a directory can be made");
+        let store = open(&dir).await;
+        store.write_batch(&sample(0)).await?;
+        Ok((dir, store))
+    }
+
     /// Waits for the rest of what was polled once, if that was not all.
     async fn finish<T>(polled: Poll<T>, rest: impl Future<Output = T>) -> T {
         match polled {
@@ -370,9 +378,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_caller_that_is_not_polled_holds_up_nobody() -> storage_core::Result<()> {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let store = open(&dir).await;
-        store.write_batch(&sample(0)).await?;
+        let (_dir, store) = filled().await?;
         for round in 1..=20 {
             let (one, other) = (sample(round), sample(-round));
             let mut waiting = store.write_batch(&one);
@@ -390,9 +396,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_begun_is_committed_though_its_caller_is_gone() -> storage_core::Result<()> {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let store = open(&dir).await;
-        store.write_batch(&sample(0)).await?;
+        let (dir, store) = filled().await?;
         for round in 1..=20 {
             let records = sample(round);
             let _ = poll!(store.write_batch(&records));
@@ -413,9 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn closing_waits_for_a_caller_that_is_not_polled() -> storage_core::Result<()> {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let store = open(&dir).await;
-        store.write_batch(&sample(0)).await?;
+        let (dir, store) = filled().await?;
         let records = sample(1);
         let mut waiting = store.write_batch(&records);
         let polled = poll!(&mut waiting);
@@ -427,9 +429,7 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_overtakes_what_is_handed_over() -> storage_core::Result<()> {
-        let dir = tempfile::tempdir().expect("a directory can be made");
-        let store = open(&dir).await;
-        store.write_batch(&sample(0)).await?;
+        let (dir, store) = filled().await?;
         let (mut first, mut later) = (sample(0), sample(0));
         (first[0].value, later[0].value) = (2.0, 3.0);
         let under_way = store.store.writer.take().await;

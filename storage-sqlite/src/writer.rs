@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
@@ -29,7 +30,7 @@ impl Writer {
 
     /// Waits for the connection, and meanwhile carries on the commit of a caller that has it.
     pub(crate) async fn take(&self) -> WriterGuard {
-        let mut taking = Box::pin(Arc::clone(&self.connection).lock_owned());
+        let mut taking = pin!(Arc::clone(&self.connection).lock_owned());
         if let Poll::Ready(guard) = poll!(&mut taking) {
             return WriterGuard(guard);
         }

@@ -152,15 +152,7 @@ impl Moving {
 
     async fn put(&mut self, view: View) -> Result<()> {
         self.lease.keep().await?;
-        let published = self.tiers.control.publish(&view).await;
-        match &published {
-            Ok(()) => self.view = view,
-            // Nothing of it stands there, but maybe another's, which is not this turn's to change.
-            Err(error) if error.outcome() == Outcome::NotApplied => {}
-            // It may stand there all the same: the next one must not have the same number.
-            Err(_) => self.view = self.tiers.control.view().await?,
-        }
-        published
+        self.tiers.control.advance(&mut self.view, view).await
     }
 }
 

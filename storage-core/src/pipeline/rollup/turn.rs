@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::view::{Phase, View};
 use super::{Place, Stores, marks};
 use crate::control::Lease;
-use crate::error::{ErrorKind, Outcome, Result};
+use crate::error::{ErrorKind, Result};
 use crate::metrics::time::{MIN_MS, floor_ms, from_ms};
 
 /// The right to change rollups, taken.
@@ -42,15 +42,7 @@ impl Turn {
         change(&mut view);
         view.generation += 1;
         view.note_settle(self.stores.options.settle);
-        let published = self.stores.control.publish(&view).await;
-        match &published {
-            Ok(()) => self.view = view,
-            // Nothing of it stands there, but maybe another's, which is not this turn's to change.
-            Err(error) if error.outcome() == Outcome::NotApplied => {}
-            // It may stand there all the same: the next one must not have the same number.
-            Err(_) => self.view = self.stores.control.view().await?,
-        }
-        published
+        self.stores.control.advance(&mut self.view, view).await
     }
 
     /// Waits for writes that began before they could know.
