@@ -30,10 +30,6 @@ const GATHER_MOMENTS: usize = 32;
 /// Callers that may wait in the queue before others wait in front of it.
 const QUEUE_LENGTH: usize = 256;
 
-/// So many samples at most are put into the head before a caller that commits alone has its answer:
-/// to hand that over to another thread would take as long.
-const SETTLED_AT_ONCE: usize = 2048;
-
 /// What a caller wants stored.
 #[derive(Debug)]
 pub(crate) enum Work {
@@ -147,13 +143,8 @@ fn gone(outcome: Outcome) -> Error {
     Error::new(ErrorKind::Closed, "the store was closed").with_outcome(outcome)
 }
 
-async fn commit_alone(store: &Store, writer: WriterGuard, job: Job) {
-    let weight = job.weight;
+async fn commit_alone(store: &Arc<Store>, writer: WriterGuard, job: Job) {
     if let Some(committed) = commit_group(store, writer, vec![job]).await {
-        if weight > SETTLED_AT_ONCE {
-            // The caller goes on, and the runtime does the rest.
-            tokio::task::yield_now().await;
-        }
         settle(store, committed).await;
     }
 }
@@ -259,27 +250,27 @@ async fn commit_group(store: &Store, writer: WriterGuard, jobs: Vec<Job>) -> Opt
         // A caller that is gone does not want the answer.
         let _ = done.send(committed.as_ref().map_err(copy_of).map(drop));
     }
-    // Those who asked are answered before the head has the rows: whoever asks meanwhile finds them in
-    // the journal, and the callers make their next batches.
     committed.ok().flatten()
 }
 
 async fn commit(store: &Store, mut writer: WriterGuard, group: Group) -> Result<Committed> {
     store.check_trusted()?;
-    let inserted = insert(store, writer.connection()?, &group).await;
+    // What the last commit left is done while this one waits for the disk.
+    let left = async { store.apply_backlog() };
+    let (inserted, ()) = tokio::join!(biased; insert(store, writer.connection()?, &group), left);
     let (ids, learned) = inserted.map_err(of_commit).inspect_err(|e| store.note_write_error(e))?;
     store.record_names_mut().learn(learned);
     Ok(Committed { writer, group, ids })
 }
 
 /// Does what is due after a commit.
-async fn settle(store: &Store, committed: Committed) {
+async fn settle(store: &Arc<Store>, committed: Committed) {
     let Committed { mut writer, group, ids } = committed;
     // It is there: this is the guard that has just committed.
     let Ok(connection) = writer.connection() else { return };
     let bytes = group.rows.iter().map(JournalRow::bytes).sum::<u64>() + group.other_bytes();
     if !group.rows.is_empty() {
-        write::apply(store, connection, ids, group.rows).await;
+        write::follow(store, connection, ids, group.rows).await;
     }
     store.checkpoint_if_due(connection, bytes).await;
     if maintenance::is_seal_due(store) {
@@ -406,6 +397,7 @@ mod tests {
         }
         let head = async {
             while store.store.head().samples() < 31 {
+                store.store.apply_backlog();
                 tokio::task::yield_now().await;
             }
         };

@@ -23,6 +23,7 @@
 //! bytes each, at most `seal_samples` of them in the usual course.
 
 mod backend;
+mod backlog;
 mod check;
 mod codec;
 mod commit;

@@ -18,7 +18,6 @@ use crate::backend::named;
 use crate::codec::{RawSample, block};
 use crate::config::Synchronous;
 use crate::error::from_sqlx;
-use crate::head::Head;
 use crate::list::json_list;
 use crate::read::{State, json_of};
 use crate::schema::{begin, finish, number, run};
@@ -72,6 +71,7 @@ async fn seal_in_background(weak: Weak<Store>, due: Arc<Notify>) {
         if store.check_writable().is_err() {
             return;
         }
+        store.apply_backlog();
         if is_seal_due(&store) {
             let result = store.seal().await;
             store.note_upkeep(&result);
@@ -89,7 +89,7 @@ async fn seal_in_background(weak: Weak<Store>, due: Arc<Notify>) {
 
 impl Store {
     /// Seals everything that is in the journal now. Nothing is lost or doubled wherever it stops.
-    pub(crate) async fn seal(&self) -> Result<()> {
+    pub(crate) async fn seal(self: &Arc<Self>) -> Result<()> {
         let _alone = self.sealing.lock().await;
         for _ in 0..ATTEMPTS_MAX {
             let state = self.catch_up_tails().await?;
@@ -116,17 +116,21 @@ impl Store {
     }
 
     /// Runs the steps of one seal. `None` if another process changed the blocks in between.
-    async fn seal_up_to(&self, mut state: State, target: i64, next: i64) -> Result<Option<State>> {
+    async fn seal_up_to(
+        self: &Arc<Self>,
+        mut state: State,
+        target: i64,
+        next: i64,
+    ) -> Result<Option<State>> {
         let mut ids = self.head().ids();
         ids.retain(|id| *id >= next);
-        let mut rest = ids.as_slice();
-        while !rest.is_empty() {
+        let (ids, mut at) = (Arc::<[i64]>::from(ids), 0);
+        while at < ids.len() {
             #[cfg(test)]
             tests::pass_gate(self).await;
-            // Of the head as it is now: were it held for long, writers would have to copy it.
-            let (step, taken) = take_step(&self.head(), &state, target, rest);
-            let (done, left) = rest.split_at(taken);
-            rest = left;
+            let (step, taken) = self.take_step(state, target, &ids, at).await?;
+            let done = &ids[at..at + taken];
+            at += taken;
             let (dropped, made) = match self.build(step).await {
                 Err(error) if is_changed(&error) => return Ok(None),
                 built => built?,
@@ -153,6 +157,21 @@ impl Store {
         Ok(self.replace(state, after, &[], Vec::new()).await?.then_some(after))
     }
 
+    /// Takes what one step seals out of the head, off the async threads, because it takes milliseconds.
+    /// Returns how many series that are, too.
+    async fn take_step(
+        self: &Arc<Self>,
+        state: State,
+        target: i64,
+        ids: &Arc<[i64]>,
+        at: usize,
+    ) -> Result<(Vec<(i64, Vec<RawSample>)>, usize)> {
+        let (store, ids) = (Arc::clone(self), Arc::clone(ids));
+        let taken =
+            tokio::task::spawn_blocking(move || take_step(&store, &state, target, &ids[at..]));
+        taken.await.map_err(panicked)
+    }
+
     /// Reads the blocks that new samples touch and builds what replaces them.
     async fn build(
         &self,
@@ -175,6 +194,7 @@ impl Store {
                 let (replaced, blocks) = seal::encode(group, payload.map(Vec::as_slice))?;
                 dropped.extend(replaced);
                 made.extend(blocks);
+                give_way();
             }
             Ok::<_, Error>((dropped, made))
         });
@@ -279,7 +299,11 @@ impl Store {
 
     /// Removes everything before `cutoff_ms` and returns how many samples that were. Stops when
     /// `caller` is closed, because what is written after that must stay.
-    pub(crate) async fn prune(&self, cutoff_ms: i64, caller: oneshot::Sender<()>) -> Result<u64> {
+    pub(crate) async fn prune(
+        self: &Arc<Self>,
+        cutoff_ms: i64,
+        caller: oneshot::Sender<()>,
+    ) -> Result<u64> {
         let (mut removed, mut seals) = (0, 0);
         let mut cursor = START;
         loop {
@@ -403,8 +427,11 @@ async fn delete_journal_rows(connection: &mut SqliteConnection, sealed_id: i64) 
 }
 
 /// Takes series until a step is full; returns their unsealed samples and how many series they are.
+///
+/// Series by series out of the head as it is then: were it held for long, writers would have to wait,
+/// or copy it. If another process seals meanwhile, the step is planned anew.
 fn take_step(
-    head: &Head,
+    store: &Store,
     state: &State,
     target: i64,
     ids: &[i64],
@@ -415,15 +442,22 @@ fn take_step(
             break;
         }
         taken += 1;
-        let new = head.unsealed(id).map_or_else(Vec::new, |unsealed| {
+        let new = store.head().unsealed(id).map_or_else(Vec::new, |unsealed| {
             unsealed.samples(state.sealed_through(id), target, TimeRange::all())
         });
         samples += new.len();
+        give_way();
         if !new.is_empty() {
             step.push((id, new));
         }
     }
     (step, taken)
+}
+
+/// Lets whoever waits for this processor go first: a commit that is woken on it would else be held up
+/// for milliseconds, several times what it takes.
+fn give_way() {
+    std::thread::yield_now();
 }
 
 async fn replace_once(

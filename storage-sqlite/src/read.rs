@@ -333,6 +333,7 @@ impl Store {
                 };
                 (ids, dictionary.last_id())
             };
+            self.apply_backlog();
             let head = self.head().view_of(&ids);
             let (snapshot, new_series) = self.ask_once(ids, known_id, head, &blocks).await?;
             let missed = new_series.iter().any(|(_, key)| filter.matches_key(key));

@@ -58,15 +58,11 @@ pub(crate) struct NewBlock {
 ///
 /// Both come in order of time; `old` holds at least every block that reaches between the first and
 /// the last new sample, and the one before.
-pub(crate) fn plan(series_id: i64, new: Vec<RawSample>, old: &[OldBlock]) -> Vec<Group> {
+pub(crate) fn plan(series_id: i64, mut new: Vec<RawSample>, old: &[OldBlock]) -> Vec<Group> {
     let mut groups = Vec::new();
-    let mut new = new.into_iter().peekable();
     let mut take_until = |limit_ms: i64| {
-        let mut taken = Vec::new();
-        while let Some(sample) = new.next_if(|sample| sample.ms < limit_ms) {
-            taken.push(sample);
-        }
-        taken
+        let later = new.split_off(new.partition_point(|sample| sample.ms < limit_ms));
+        std::mem::replace(&mut new, later)
     };
     let group = |old: Option<&OldBlock>, new| Group { series_id, old: old.cloned(), new };
     let first_start_ms = old.first().map_or(i64::MAX, |block| block.start_ms);

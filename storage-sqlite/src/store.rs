@@ -9,6 +9,7 @@ use storage_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 
+use crate::backlog::Backlog;
 use crate::config::SqliteOptions;
 use crate::dictionary::Dictionary;
 use crate::error::{from_sqlx, is_failed_sync};
@@ -26,6 +27,7 @@ pub(crate) struct Store {
     pub(crate) writer: Writer,
     dictionary: RwLock<Dictionary>,
     head: RwLock<Head>,
+    pub(crate) backlog: Backlog,
     tails: RwLock<Tails>,
     record_names: RwLock<RecordNames>,
     /// Whether the file is known to have the tables of record history: an older one that is open
@@ -80,6 +82,7 @@ impl Store {
             writer: Writer::new(writer),
             dictionary: RwLock::default(),
             head: RwLock::default(),
+            backlog: Backlog::default(),
             tails: RwLock::default(),
             record_names: RwLock::default(),
             has_history: AtomicBool::new(version >= schema::HISTORY_VERSION),

@@ -261,19 +261,16 @@ pub(crate) async fn insert_row(connection: &mut SqliteConnection, row: &JournalR
     Ok(inserted.last_insert_rowid())
 }
 
-/// Applies committed rows to the head; if other processes committed before them, theirs first.
-pub(crate) async fn apply(
-    store: &Store,
+/// Sees to it that the head gets committed rows; if other processes committed before them, with theirs.
+pub(crate) async fn follow(
+    store: &Arc<Store>,
     connection: &mut SqliteConnection,
     ids: Vec<i64>,
     rows: Vec<JournalRow>,
 ) {
-    {
-        let mut head = store.head_mut();
-        if ids.first().is_some_and(|first| head.applied_id() + 1 >= *first) {
-            ids.into_iter().zip(rows).for_each(|(id, row)| head.apply(id, row.entries));
-            return;
-        }
+    let rows = ids.into_iter().zip(rows).map(|(id, row)| (id, row.entries)).collect();
+    if store.put_off(rows) {
+        return;
     }
     // Readers find the rows in the journal themselves, so an error here loses nothing.
     if let Err(error) = apply_journal(store, connection).await {
