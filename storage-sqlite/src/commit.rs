@@ -255,9 +255,7 @@ async fn commit_group(store: &Store, writer: WriterGuard, jobs: Vec<Job>) -> Opt
 
 async fn commit(store: &Store, mut writer: WriterGuard, group: Group) -> Result<Committed> {
     store.check_trusted()?;
-    // What the last commit left is done while this one waits for the disk.
-    let left = async { store.apply_backlog() };
-    let (inserted, ()) = tokio::join!(biased; insert(store, writer.connection()?, &group), left);
+    let inserted = insert(store, writer.connection()?, &group).await;
     let (ids, learned) = inserted.map_err(of_commit).inspect_err(|e| store.note_write_error(e))?;
     store.record_names_mut().learn(learned);
     Ok(Committed { writer, group, ids })
@@ -286,11 +284,18 @@ async fn insert(
     group: &Group,
 ) -> Result<(Vec<i64>, Learned)> {
     match (&*group.rows, &*group.values, &*group.appends) {
-        ([row], [], []) => Ok((vec![write::insert_row(connection, row).await?], Vec::new())),
+        ([row], [], []) => {
+            // What the last commit left is done while this one waits for the disk.
+            let left = async { store.apply_backlog() };
+            let (id, ()) = tokio::join!(biased; write::insert_row(connection, row), left);
+            Ok((vec![id?], Vec::new()))
+        }
         ([], values, []) if history::is_one_statement(store, values) => {
             Ok((Vec::new(), history::insert(store, connection, values).await?))
         }
         _ => {
+            // Before, because other processes wait for a transaction that is open.
+            store.apply_backlog();
             let mut transaction = begin(connection).await?;
             let inserted = insert_all(store, &mut transaction, group).await;
             finish(transaction, inserted).await

@@ -1,7 +1,7 @@
 //! The samples that are in the journal and not sealed yet, decoded and by series.
 //!
-//! Kept in step with the journal by id: whoever commits or reads a journal row applies it here, in
-//! order. A question takes its view of the head *before* it reads the database: then whatever
+//! Kept in step with the journal by id: journal rows are applied here in their order, those that this
+//! handle commits by way of the `backlog`, others by whoever reads them. A question takes its view of the head *before* it reads the database: then whatever
 //! was sealed in between is in the blocks that it reads, and nothing is missing or doubled.
 
 use std::sync::Arc;

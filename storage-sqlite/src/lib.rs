@@ -12,11 +12,11 @@
 //!
 //! # How it works
 //! `commit` gathers what concurrent callers want stored. `write` puts their samples into the journal
-//! as one row and keeps them decoded in the `head`. `seal`
-//! turns the journal into compressed blocks per series in the background, `maintenance` stores
-//! them. `read` answers from blocks, their summaries and the head. The tables are in
-//! `src/sql/schema.sql`, the bytes inside them in `codec`. `history` keeps record history,
-//! `events` the event store, as chunks of JSON, and `jobs` the jobs beside all that, as plain rows.
+//! as one row; by way of the `backlog` they are kept decoded in the `head`. `seal` turns the journal
+//! into compressed blocks per series in the background, `maintenance` stores them. `read` answers
+//! from blocks, their summaries and the head. The tables are in `src/sql/schema.sql`, the bytes
+//! inside them in `codec`. `history` keeps record history, `events` the event store, as chunks of
+//! JSON, and `jobs` the jobs beside all that, as plain rows.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. The decoded unsealed samples take about 24

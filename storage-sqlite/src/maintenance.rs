@@ -5,7 +5,7 @@
 //! any process may seal or prune at any time, and be killed anywhere.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
 use sqlx::Row;
@@ -186,6 +186,7 @@ impl Store {
         let payloads = self.payloads(&touched).await?;
         let built = tokio::task::spawn_blocking(move || {
             let (mut dropped, mut made) = (Vec::new(), Vec::new());
+            let mut pace = Pace::start();
             for group in groups {
                 let payload = match &group.old {
                     Some(old) => Some(payloads.get(&old.payload_id).ok_or_else(changed)?),
@@ -194,7 +195,7 @@ impl Store {
                 let (replaced, blocks) = seal::encode(group, payload.map(Vec::as_slice))?;
                 dropped.extend(replaced);
                 made.extend(blocks);
-                give_way();
+                pace.give_way();
             }
             Ok::<_, Error>((dropped, made))
         });
@@ -437,6 +438,7 @@ fn take_step(
     ids: &[i64],
 ) -> (Vec<(i64, Vec<RawSample>)>, usize) {
     let (mut step, mut taken, mut samples) = (Vec::new(), 0, 0);
+    let mut pace = Pace::start();
     for &id in ids {
         if step.len() == STEP_SERIES_MAX || samples >= STEP_SAMPLES_MAX {
             break;
@@ -446,7 +448,7 @@ fn take_step(
             unsealed.samples(state.sealed_through(id), target, TimeRange::all())
         });
         samples += new.len();
-        give_way();
+        pace.give_way();
         if !new.is_empty() {
             step.push((id, new));
         }
@@ -454,10 +456,28 @@ fn take_step(
     (step, taken)
 }
 
-/// Lets whoever waits for this processor go first: a commit that is woken on it would else be held up
-/// for milliseconds, several times what it takes.
-fn give_way() {
-    std::thread::yield_now();
+/// Lets others have the processor between pieces of long work.
+///
+/// A commit that is woken on it would else be held up for milliseconds, several times what it takes.
+/// Not after each piece, because a kernel may let who gives way wait as long: on a busy machine sealing
+/// would not keep up with what is written.
+struct Pace {
+    since: Instant,
+}
+
+impl Pace {
+    const WORK: Duration = Duration::from_micros(500);
+
+    fn start() -> Self {
+        Self { since: Instant::now() }
+    }
+
+    fn give_way(&mut self) {
+        if self.since.elapsed() >= Self::WORK {
+            std::thread::yield_now();
+            self.since = Instant::now();
+        }
+    }
 }
 
 async fn replace_once(

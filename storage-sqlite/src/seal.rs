@@ -58,11 +58,12 @@ pub(crate) struct NewBlock {
 ///
 /// Both come in order of time; `old` holds at least every block that reaches between the first and
 /// the last new sample, and the one before.
-pub(crate) fn plan(series_id: i64, mut new: Vec<RawSample>, old: &[OldBlock]) -> Vec<Group> {
+pub(crate) fn plan(series_id: i64, new: Vec<RawSample>, old: &[OldBlock]) -> Vec<Group> {
     let mut groups = Vec::new();
-    let mut take_until = |limit_ms: i64| {
-        let later = new.split_off(new.partition_point(|sample| sample.ms < limit_ms));
-        std::mem::replace(&mut new, later)
+    let mut new = new.into_iter();
+    let mut take_until = |limit_ms: i64| -> Vec<RawSample> {
+        let taken = new.as_slice().partition_point(|sample| sample.ms < limit_ms);
+        new.by_ref().take(taken).collect()
     };
     let group = |old: Option<&OldBlock>, new| Group { series_id, old: old.cloned(), new };
     let first_start_ms = old.first().map_or(i64::MAX, |block| block.start_ms);
@@ -220,6 +221,14 @@ mod tests {
         assert_eq!(planned(&many, &[old(1, 2, 1024)]), [(Some(1), many.clone())]);
         assert_eq!(planned(&many, &[old(1, 2, 2048)]), [(None, many.clone())]);
         assert_eq!(planned(&[5], &[]), [(None, vec![5])]);
+    }
+
+    #[test]
+    fn a_plan_holds_each_sample_once() {
+        let blocks: Vec<_> = (0..100).map(|n| old(n * 2000, n * 2000 + 1999, 2000)).collect();
+        let groups = plan(1, (0..200_000).map(sample).collect(), &blocks);
+        let held: usize = groups.iter().map(|group| group.new.capacity()).sum();
+        assert!(groups.len() == 100 && held <= 400_000, "{held} for 200000");
     }
 
     #[test]

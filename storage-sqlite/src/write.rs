@@ -1,4 +1,4 @@
-//! Prepares batches of samples, stores them as rows of the journal, and applies them to the head.
+//! Prepares batches of samples, stores them as rows of the journal, and hands them on to the head.
 //!
 //! A caller turns its records into frames and hands them to the task of `commit`, which writes those
 //! of several callers as one journal row.
