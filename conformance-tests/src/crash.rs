@@ -127,7 +127,7 @@ impl Part {
     }
 
     /// Removes the batches before `first`, and returns how many samples or values those were. Not
-    /// for events, which are kept.
+    /// for events, which their writers prune.
     async fn prune_to(self, store: &WholeStore, first: u64) -> Result<u64> {
         match self {
             Self::Metrics => prune_to(&**store.metrics(), first).await,
@@ -279,7 +279,7 @@ impl<'a> Story<'a> {
         Self { fixture, dir, part, first: 1, last: vec![0; writers], prunes: true }
     }
 
-    /// A story of one part of the store. Events are kept: lanes share the log.
+    /// A story of one part of the store. Events are pruned by their writers: lanes share the log.
     pub(crate) fn of(self, part: Part) -> Self {
         Self { part, prunes: self.prunes && part != Part::Events, ..self }
     }

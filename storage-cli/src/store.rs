@@ -1,7 +1,5 @@
 //! The store that `--url` names, and how its URL may be shown.
 
-use std::sync::Arc;
-
 use anyhow::{Result, bail};
 use storage::{ErrorKind, HealthStatus, StorageBackend, Store};
 
@@ -32,8 +30,8 @@ pub(crate) async fn open(url: &str, create: bool) -> Result<Store> {
 }
 
 /// Opens the store at `url`, one of several that the command line names.
-pub(crate) async fn open_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
-    match storage::connect_existing(url).await {
+pub(crate) async fn open_existing(url: &str) -> Result<Store> {
+    match storage::open_existing(url).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             bail!("there is no store at {}", error.context("path").unwrap_or(&shown(url)))
         }

@@ -54,6 +54,21 @@ fn a_copy_holds_the_same_and_finds_what_differs() {
 }
 
 #[test]
+fn what_is_not_copied_is_said() {
+    let fixture = Fixture::new();
+    import(&fixture);
+    let (source, other) = (fixture.url(), sqlite(&fixture, "other.db"));
+    let notes = |run: &common::Run| {
+        run.stderr.lines().filter(|line| line.contains("samples alone")).count()
+    };
+    assert_eq!(notes(&fixture.run(&["copy", &source, &other])), 0);
+    fixture.ok(&["events", "append", "s", "T", "{}"]);
+    let run = fixture.run(&["copy", &source, &other]);
+    assert_eq!((run.code, notes(&run)), (0, 1), "{}", run.stderr);
+    assert!(run.stderr.contains("not: events"), "{}", run.stderr);
+}
+
+#[test]
 fn a_copy_that_is_killed_is_resumed_to_the_same() {
     let fixture = Fixture::new();
     import(&fixture);

@@ -121,8 +121,10 @@ async fn projections_are_listed_read_and_forgotten() {
     assert_eq!(listed, json!([{"projection": "p", "checkpoint": 2, "behind": 1}]));
     let rows = store.json(&["events", "rows", "p", "threads"]);
     assert_eq!(rows, json!([{"key": "a", "value": {"turns": 2}}]));
-    let line = store.refused(&["events", "prune", "--before", "4", "--yes"]);
-    assert!(line.contains("projection=p"), "{line}");
+    for how in ["--yes", "--dry-run"] {
+        let line = store.refused(&["events", "prune", "--before", "4", how]);
+        assert!(line.contains("projection=p"), "{line}");
+    }
     store.ok(&["events", "forget", "p", "--yes"]);
     store.refused(&["events", "forget", "p", "--yes"]);
     assert_eq!(store.json(&["events", "prune", "--before", "4", "--yes"])["removed"], 3);

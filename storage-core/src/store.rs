@@ -57,6 +57,13 @@ impl Store {
         self
     }
 
+    /// The same location with other metrics over its own, such as tiers over their hot one.
+    #[must_use]
+    pub fn with_metrics(mut self, metrics: Arc<dyn StorageBackend>) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
     /// The metrics, and what concerns the location as a whole: `compact`, `check`, `health`.
     pub fn metrics(&self) -> &Arc<dyn StorageBackend> {
         &self.metrics

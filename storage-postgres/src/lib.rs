@@ -38,6 +38,7 @@ mod jobs;
 mod maintenance;
 mod partitions;
 mod read;
+mod rewrite;
 mod schema;
 mod store;
 mod timescale;

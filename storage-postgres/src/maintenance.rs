@@ -18,6 +18,7 @@ use crate::connect::{Connection, is_unusable};
 use crate::convert::PgTime;
 use crate::error::{NO_TABLE, from_pg, is_victim, of_commit, sqlstate};
 use crate::partitions::DAY_MS;
+use crate::rewrite;
 use crate::store::Store;
 use crate::timescale::Extension;
 
@@ -311,7 +312,7 @@ pub(crate) async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Se
 }
 
 /// Ends what a killed prune left, adds up the slots of each day, compresses the chunks that are due,
-/// and lets the server reuse the space of dead rows.
+/// lets the server reuse the space of dead rows, and rewrites tables that are mostly empty.
 pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Result<()> {
     store.check_open()?;
     let connection = store.server.connect().await?;
@@ -327,7 +328,14 @@ pub(crate) async fn compact(store: &Store, caller: oneshot::Sender<()>) -> Resul
     for row in prune.connection.query(VACUUMED, &[]).await.map_err(from_pg)? {
         due.push(format!("VACUUM (SKIP_LOCKED) {}", row.try_get::<_, &str>(0).map_err(from_pg)?));
     }
-    for statement in due {
+    run_each(&prune, due).await?;
+    let due = rewrite::due(&prune.connection).await?;
+    run_each(&prune, due).await
+}
+
+/// Runs statements of which each tidies a table.
+async fn run_each(prune: &Prune<'_>, statements: Vec<String>) -> Result<()> {
+    for statement in statements {
         prune.check_wanted()?;
         match prune.connection.batch_execute(&statement).await.map_err(from_pg) {
             // Dropped meanwhile, or not ours to tidy.

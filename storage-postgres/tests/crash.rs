@@ -54,8 +54,10 @@ fn main() -> ExitCode {
         trial("kill_9_history_two_writers", Part::History, 6, 2),
         trial("kill_9_events", Part::Events, 15, 1),
         trial("kill_9_events_two_writers", Part::Events, 6, 2),
+        trial("kill_9_events_four_writers", Part::Events, 2, 4),
         trial("kill_9_jobs", Part::Jobs, 15, 1),
         trial("kill_9_jobs_two_workers", Part::Jobs, 6, 2),
+        trial("kill_9_jobs_four_workers", Part::Jobs, 2, 4),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

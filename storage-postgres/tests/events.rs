@@ -1,8 +1,10 @@
-//! What only PostgreSQL has of events: transactions of others that are not committed yet.
+//! What only PostgreSQL has of events: transactions of others that are not committed yet, and space
+//! that is given back.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use libtest_mimic::{Arguments, Failed};
 use serde_json::json;
 use storage_core::{EventQuery, EventStore, EventStoreExt, NewEvent, StorageBackend};
@@ -17,6 +19,10 @@ fn main() {
     let trials = vec![
         shared_trial("no_event_appears_below_one_that_was_seen", || {
             tokio::runtime::Runtime::new()?.block_on(no_event_appears_late());
+            Ok::<_, Failed>(())
+        }),
+        shared_trial("space_is_given_back", || {
+            tokio::runtime::Runtime::new()?.block_on(space_is_given_back());
             Ok::<_, Failed>(())
         }),
         shared_trial("what_is_missing_is_found_by_check", || {
@@ -72,6 +78,39 @@ async fn no_event_appears_late() {
     assert_eq!(slow.check().await.unwrap().problems, Vec::<String>::new());
     slow.close().await.unwrap();
     fast.close().await.unwrap();
+    support::drop_schema(&url, &schema).await;
+}
+
+/// A compaction gives it back unless the server is busy with the table just then.
+async fn space_is_given_back() {
+    let schema = format!("events_space_{}", std::process::id());
+    let store = open(&schema).await;
+    let events = store.events();
+    let large = "x".repeat(500);
+    for first in (0..50_000).step_by(5000) {
+        let event = |n| NewEvent::new("s", "Counted", json!([n, large]));
+        events.append_all(&(first..first + 5000).map(event).collect::<Vec<_>>()).await.unwrap();
+    }
+    let url = support::url().unwrap();
+    let client = support::raw(&url).await;
+    let size = async || {
+        let sql = format!("SELECT pg_table_size('{schema}.events')");
+        client.query_one(&sql, &[]).await.unwrap().get::<_, i64>(0)
+    };
+    let full = size().await;
+    store.compact().await.unwrap();
+    assert_eq!(size().await, full, "nothing was empty");
+    assert_eq!(events.prune_before(48_001).await.unwrap(), 48_000);
+    support::eventually(Duration::from_secs(30), "give space back", async || {
+        store.compact().await.unwrap();
+        size().await < full / 10
+    })
+    .await;
+    let left: Vec<_> = events.replay_all().try_collect().await.unwrap();
+    assert!(left.iter().map(|event| event.sequence).eq(48_001..=50_000), "{}", left.len());
+    assert_eq!(events.append_all(&[event(1)]).await.unwrap()[0].sequence, 50_001);
+    assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+    store.close().await.unwrap();
     support::drop_schema(&url, &schema).await;
 }
 

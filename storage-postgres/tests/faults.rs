@@ -9,11 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use libtest_mimic::{Arguments, Failed};
+use serde_json::json;
+use storage_core::history::PersistExt;
 use storage_core::layers::{Retry, RetryPolicy};
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    Error, ErrorKind, HealthStatus, MetricRecord, Outcome, SeriesFilter, StorageBackend, TimeRange,
+    Error, ErrorKind, EventStoreExt, HealthStatus, HistoryQuery, MetricRecord, NewEvent, Outcome,
+    RecordHistory, SeriesFilter, StorageBackend, TimeRange,
 };
 use storage_postgres::{PostgresBackend, PostgresOptions};
 use tokio::time::MissedTickBehavior;
@@ -35,6 +39,7 @@ fn main() -> ExitCode {
     let trials = vec![
         shared_trial("a_connection_killed_mid_copy_leaves_nothing", killed_mid_copy),
         shared_trial("a_killer_every_50_ms_costs_nothing", killer),
+        shared_trial("a_killer_doubles_no_event_and_no_value", killer_of_events_and_values),
         shared_trial("a_full_pool_is_busy", full_pool),
         shared_trial("a_held_lock_is_busy", held_lock),
         shared_trial("a_dropped_write_that_waits_is_done_before_the_next", dropped_write),
@@ -141,14 +146,16 @@ fn killed_mid_copy() -> Result<(), Failed> {
     Ok(())
 }
 
-/// A thousand batches through the retry layer, each of new and of replaced samples, while all
-/// connections are killed every 50 ms.
-fn killer() -> Result<(), Failed> {
-    block_on(async {
-        let fresh = Fresh::new();
-        let store = Retry::new(fresh.open().await, patient());
+/// Kills all connections of a store every 50 ms.
+struct Killer {
+    over: Arc<AtomicBool>,
+    task: tokio::task::JoinHandle<i64>,
+}
+
+impl Killer {
+    fn start(fresh: &Fresh) -> Self {
         let over = Arc::new(AtomicBool::new(false));
-        let killing = tokio::spawn({
+        let task = tokio::spawn({
             let (url, schema, over) = (fresh.url.clone(), fresh.schema.clone(), Arc::clone(&over));
             async move {
                 let fresh = Fresh { url, schema };
@@ -164,14 +171,69 @@ fn killer() -> Result<(), Failed> {
                 kills
             }
         });
+        Self { over, task }
+    }
+
+    /// Returns how many it killed.
+    async fn stop(self) -> i64 {
+        self.over.store(true, Ordering::SeqCst);
+        self.task.await.unwrap()
+    }
+}
+
+/// Events with ids are appended again until there is an answer, values are persisted from a channel:
+/// each is there once, in its order.
+fn killer_of_events_and_values() -> Result<(), Failed> {
+    const COUNT: i64 = 400;
+    block_on(async {
+        let fresh = Fresh::new();
+        let store = fresh.open().await;
+        let history: Arc<dyn RecordHistory> = Arc::new(store.history());
+        let (sender, receiver) = tokio::sync::mpsc::channel(COUNT as usize);
+        let persisting = receiver.persist("a").batch_values_max(5).start(history).unwrap();
+        let killer = Killer::start(&fresh);
+        for number in 0..COUNT {
+            sender.send(number).await.unwrap();
+            let event = NewEvent::new("s", "T", json!(number)).with_id(format!("id-{number}"));
+            while let Err(error) = store.events().append_all(std::slice::from_ref(&event)).await {
+                assert!(error.is_retryable(), "{error:#}");
+            }
+        }
+        drop(sender);
+        let counts = persisting.finished().await;
+        let kills = killer.stop().await;
+        assert!(kills > 5, "{kills} connections killed");
+        assert_eq!((counts.stored, counts.unstored), (COUNT as u64, 0), "{counts:?}");
+        let found = store.history().query(&HistoryQuery::parse("a").unwrap()).await.unwrap();
+        assert!(found.into_iter().map(|value| value.value).eq((0..COUNT).map(|n| json!(n))));
+        let log: Vec<_> = store.events().replay_all().try_collect().await.unwrap();
+        assert!(
+            log.iter().map(|event| event.sequence).eq(1..=COUNT as u64),
+            "{} events",
+            log.len()
+        );
+        assert!(log.into_iter().map(|event| event.payload).eq((0..COUNT).map(|n| json!(n))));
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        store.close().await.unwrap();
+        fresh.remove().await;
+    });
+    Ok(())
+}
+
+/// A thousand batches through the retry layer, each of new and of replaced samples, while all
+/// connections are killed every 50 ms.
+fn killer() -> Result<(), Failed> {
+    block_on(async {
+        let fresh = Fresh::new();
+        let store = Retry::new(fresh.open().await, patient());
+        let killer = Killer::start(&fresh);
         for number in 0..1000 {
             let mut records = batch(number, 5);
             // The last sample of the batch before, again: as it is.
             records.extend(batch(number.max(1) - 1, 5).pop());
             store.write_batch(&records).await.unwrap();
         }
-        over.store(true, Ordering::SeqCst);
-        let kills = killing.await.unwrap();
+        let kills = killer.stop().await;
         assert!(kills > 20, "{kills} connections killed");
         let store = fresh.open().await;
         assert_holds(&store, 5000).await;

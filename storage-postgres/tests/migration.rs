@@ -4,8 +4,9 @@
 use libtest_mimic::{Arguments, Failed};
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    ErrorKind, EventStore, EventStoreExt, HistoryQuery, JobQuery, JobStore, MetricRecord, NewEvent,
-    NewJob, RecordHistory, RecordHistoryExt, StorageBackend, TimeRange,
+    ErrorKind, EventQuery, EventStore, EventStoreExt, HistoryQuery, JobQuery, JobStore,
+    MetricRecord, NewEvent, NewJob, ProjectionStep, RecordHistory, RecordHistoryExt,
+    StorageBackend, TimeRange,
 };
 use storage_postgres::PostgresBackend;
 
@@ -24,6 +25,7 @@ const VERSION_1: [&str; 3] = [
 fn main() {
     let trials = vec![
         shared_trial("version_1_is_migrated_and_keeps_everything", || block_on(keeps_everything())),
+        shared_trial("versions_2_and_3_keep_what_they_hold", || block_on(keep_what_they_hold())),
         shared_trial("many_open_version_1_at_once", || block_on(many_at_once())),
         shared_trial("version_1_that_may_not_be_written_is_read", || block_on(is_read())),
     ];
@@ -56,13 +58,23 @@ async fn make_version_1(name: &str) -> String {
     schema
 }
 
-/// Takes all later tables away again: what is left is what version 1 made and filled.
-async fn take_back(schema: &str) {
+/// What takes the tables of a version away again.
+const TAKE_BACK: [(i32, &str); 3] = [
+    (4, "DROP TABLE job_executions, scheduled_jobs, pipelines;"),
+    (
+        3,
+        "DROP VIEW event_log, projected;
+         DROP TABLE event_state, event_streams, events, projections, projection_rows;",
+    ),
+    (2, "DROP VIEW record_values; DROP TABLE record_history, record_names;"),
+];
+
+/// Takes all later tables away again: what is left is what `version` made and filled.
+async fn take_back(schema: &str, version: i32) {
+    let later = TAKE_BACK.iter().filter(|(of, _)| *of > version).map(|(_, sql)| *sql);
     let sql = format!(
-        "SET search_path = {schema}, pg_temp; DROP VIEW record_values, event_log, projected;
-         DROP TABLE record_history, record_names, event_state, event_streams, events, projections,
-             projection_rows, job_executions, scheduled_jobs, pipelines;
-         UPDATE state SET version = 1"
+        "SET search_path = {schema}, pg_temp; {} UPDATE state SET version = {version}",
+        later.collect::<String>()
     );
     support::raw(&url()).await.batch_execute(&sql).await.unwrap();
 }
@@ -81,7 +93,7 @@ async fn keeps_everything() {
     let store = open(&schema).await;
     store.write_batch(&records()).await.unwrap();
     store.close().await.unwrap();
-    take_back(&schema).await;
+    take_back(&schema, 1).await;
     for round in 0..3_usize {
         let store = open(&schema).await;
         assert_metrics(&store).await;
@@ -99,6 +111,39 @@ async fn keeps_everything() {
         store.close().await.unwrap();
     }
     support::drop_schema(&url(), &schema).await;
+}
+
+async fn keep_what_they_hold() {
+    for version in [2, 3] {
+        let schema = make_version_1(&format!("from_{version}")).await;
+        let store = open(&schema).await;
+        store.write_batch(&records()).await.unwrap();
+        store.history().store("a", from_ms(0), &version).await.unwrap();
+        let event = NewEvent::new("s", "Stored", version.into()).with_id("one");
+        let stored = store.events().append_all(std::slice::from_ref(&event)).await.unwrap();
+        let seen = ProjectionStep::new("p", 0, 1).put("t", "key", version.into());
+        store.events().project(&seen).await.unwrap();
+        store.close().await.unwrap();
+        take_back(&schema, version).await;
+        let store = open(&schema).await;
+        assert_metrics(&store).await;
+        let found = store.history().query_latest::<i32>("*", 9).await.unwrap();
+        assert_eq!(found.into_values().unwrap(), [version]);
+        let events = store.events();
+        if version == 3 {
+            let log = events.read(&EventQuery::from(1)).await.unwrap();
+            assert_eq!(log, stored);
+            assert_eq!(events.append_all(&[event]).await.unwrap(), stored, "it is known");
+            assert_eq!(events.row::<i32>("p", "t", "key").await.unwrap(), Some(version));
+        }
+        let next = events.append_all(&[NewEvent::new("s", "Stored", 0.into())]).await.unwrap();
+        assert_eq!(next[0].sequence, if version == 3 { 2 } else { 1 });
+        let job = NewJob::new("j", "p", "@daily".parse().unwrap());
+        store.jobs().add_job(&job, from_ms(0)).await.unwrap();
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        store.close().await.unwrap();
+        support::drop_schema(&url(), &schema).await;
+    }
 }
 
 async fn many_at_once() {
@@ -125,7 +170,7 @@ async fn is_read() {
     let store = open(&schema).await;
     store.write_batch(&records()).await.unwrap();
     store.close().await.unwrap();
-    take_back(&schema).await;
+    take_back(&schema, 1).await;
     let role = format!("reader_{}", std::process::id());
     let grant = format!(
         "DROP ROLE IF EXISTS {role}; CREATE ROLE {role} LOGIN PASSWORD 'reader';

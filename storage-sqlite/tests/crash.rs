@@ -46,10 +46,13 @@ fn main() -> ExitCode {
         trial("kill_9_two_writers", Part::Metrics, 10, 2),
         trial("kill_9_history", Part::History, 20, 1),
         trial("kill_9_history_two_writers", Part::History, 8, 2),
+        trial("kill_9_history_four_writers", Part::History, 3, 4),
         trial("kill_9_events", Part::Events, 20, 1),
         trial("kill_9_events_two_writers", Part::Events, 8, 2),
+        trial("kill_9_events_four_writers", Part::Events, 3, 4),
         trial("kill_9_jobs", Part::Jobs, 20, 1),
         trial("kill_9_jobs_two_workers", Part::Jobs, 8, 2),
+        trial("kill_9_jobs_four_workers", Part::Jobs, 3, 4),
     ];
     libtest_mimic::run(&arguments, trials).exit_code()
 }

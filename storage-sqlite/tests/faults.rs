@@ -6,10 +6,14 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
+use futures_util::TryStreamExt;
 use libtest_mimic::{Arguments, Failed, Trial};
+use serde_json::json;
 use storage_core::metrics::time::from_ms;
 use storage_core::{
-    Error, ErrorKind, HealthStatus, MetricRecord, Outcome, StorageBackend, TimeRange,
+    Error, ErrorKind, EventStoreExt, Execution, ExecutionQuery, HealthStatus, HistoryQuery,
+    JobStore, MetricRecord, NewEvent, NewJob, Outcome, Page, RecordHistory, RecordHistoryExt,
+    StorageBackend, StoredEvent, TimeRange,
 };
 use storage_sqlite::{SqliteBackend, SqliteOptions};
 
@@ -21,8 +25,9 @@ fn main() -> ExitCode {
     if let Some(file) = std::env::var_os(ROLE) {
         return block_on(write_under_failing_syncs(Path::new(&file)));
     }
-    let tests: [(&str, Test, &[&str]); 3] = [
+    let tests: [(&str, Test, &[&str]); 4] = [
         ("a_full_disk_loses_nothing_and_can_be_recovered", full_disk, &["mount"]),
+        ("a_full_disk_keeps_values_events_and_jobs_whole", full_of_everything, &["mount"]),
         ("a_read_only_disk_can_be_read", read_only_disk, &["mount"]),
         ("after_a_failed_sync_nothing_more_is_written", failed_sync, &["strace"]),
     ];
@@ -123,6 +128,69 @@ fn full_disk() -> Result<(), Failed> {
         store.close().await.unwrap();
         let store = open(&disk.file()).await;
         assert_holds(&store, batches + 1).await;
+        assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
+        store.close().await.unwrap();
+    });
+    Ok(())
+}
+
+/// What the other parts store until the disk is full: a value, two events and an execution a round.
+async fn store_round(store: &SqliteBackend, number: i64) -> Result<(), Error> {
+    let text = format!("{number}{}", "x".repeat(2000));
+    store.history().store("a", from_ms(number), &text).await?;
+    let event = |n: u8| NewEvent::new("s", "T", json!([number, n, text]));
+    store.events().append_all(&[event(0), event(1)]).await?;
+    let run = Execution::new(format!("{number:06}"), "job", "p", from_ms(number));
+    store.jobs().add_execution(&run).await
+}
+
+/// Returns how many there are of each, all from the first on.
+async fn found_rounds(store: &SqliteBackend) -> [u64; 3] {
+    let values = store.history().query(&HistoryQuery::parse("a").unwrap()).await.unwrap();
+    assert!(values.iter().zip(0..).all(|(value, ms)| value.stored_at == from_ms(ms)));
+    let log: Vec<_> = store.events().replay_all().try_collect().await.unwrap();
+    let place = |(event, at): (&StoredEvent, u64)| event.payload[0] == json!(at / 2);
+    assert!(log.len() % 2 == 0 && log.iter().zip(0..).all(place));
+    let mut runs = 0;
+    let mut query = ExecutionQuery::of_job("job").page(Page::first(1000));
+    loop {
+        let listed = store.jobs().executions(&query).await.unwrap();
+        runs += listed.items.len() as u64;
+        query.page.after = listed.next;
+        if query.page.after.is_none() {
+            return [values.len() as u64, log.len() as u64 / 2, runs];
+        }
+    }
+}
+
+fn full_of_everything() -> Result<(), Failed> {
+    let disk = Disk::new("size=3m");
+    block_on(async {
+        let store = open(&disk.file()).await;
+        let job = NewJob::new("job", "p", "@daily".parse().unwrap());
+        store.jobs().add_job(&job, from_ms(0)).await.unwrap();
+        let mut rounds = 0;
+        let error = loop {
+            match store_round(&store, rounds).await {
+                Ok(()) => rounds += 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::StorageFull, "{error:#}");
+        assert_eq!(error.outcome(), Outcome::NotApplied);
+        assert!(rounds > 20, "{rounds}");
+        let found = found_rounds(&store).await;
+        // Of the last round a part of the three calls may have got through.
+        let (least, most) = (rounds as u64, rounds as u64 + 1);
+        assert!(found.iter().all(|count| (least..=most).contains(count)), "{found:?}");
+        disk.remount("size=64m");
+        store.close().await.unwrap();
+        let store = open(&disk.file()).await;
+        assert_eq!(found_rounds(&store).await, found);
+        store.history().store("a", from_ms(found[0] as i64), &"more").await.unwrap();
+        let event = |n: u8| NewEvent::new("s", "T", json!([found[1], n, "more"]));
+        store.events().append_all(&[event(0), event(1)]).await.unwrap();
+        assert_eq!(found_rounds(&store).await[..2], [found[0] + 1, found[1] + 1]);
         assert_eq!(store.check().await.unwrap().problems, Vec::<String>::new());
         store.close().await.unwrap();
     });

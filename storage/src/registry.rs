@@ -77,8 +77,9 @@ pub async fn connect_existing(url: &str) -> Result<Arc<dyn StorageBackend>> {
 }
 
 /// Opens the store at `url` with everything that it holds: metrics, and record history, events and
-/// jobs where the backend keeps them (memory, SQLite, PostgreSQL). Creates it if it does not exist.
-/// The URLs are those of [`connect`].
+/// jobs where the backend keeps them (memory, SQLite, PostgreSQL). Of `tiered://` they are those of the
+/// hot tier, of `rolled://` those beside the samples; `mirrored://` has none, because metrics alone are
+/// mirrored. Creates the store if it does not exist. The URLs are those of [`connect`].
 ///
 /// # Errors
 /// As [`connect`].
@@ -109,23 +110,21 @@ pub async fn open_existing(url: &str) -> Result<Store> {
 
 async fn open_or_create(url: &str, create: bool) -> Result<Store> {
     if url.starts_with("rolled:") {
-        return Ok(Store::of_metrics(rollups::connect(url, create).await?));
+        return rollups::open(url, create).await;
     }
-    match composed(url, create).await {
-        Some(opened) => Ok(Store::of_metrics(opened?)),
-        None => open_one(url, create).await,
-    }
+    open_one_or_composed(url, create).await
 }
 
-/// Opens a store that is made of two others, if the URL is that of one.
-async fn composed(url: &str, create: bool) -> Option<Result<Arc<dyn StorageBackend>>> {
+/// Opens a store that may be made of two others.
+pub(crate) async fn open_one_or_composed(url: &str, create: bool) -> Result<Store> {
     if url.starts_with("tiered:") {
-        return Some(tiers::connect(url, create).await);
+        return tiers::open(url, create).await;
     }
     if url.starts_with("mirrored:") {
-        return Some(mirrors::connect(url, create).await);
+        // Only metrics are mirrored: what else there is would be in one of the two alone.
+        return Ok(Store::of_metrics(mirrors::connect(url, create).await?));
     }
-    None
+    open_one(url, create).await
 }
 
 /// Opens a store that is not made of others: of what lies there, the metrics.
@@ -133,23 +132,12 @@ pub(crate) async fn metrics_of(url: &str, create: bool) -> Result<Arc<dyn Storag
     Ok(Arc::clone(open_one(url, create).await?.metrics()))
 }
 
-/// Opens a store that may be made of two others.
-pub(crate) async fn metrics_or_composed_of(
-    url: &str,
-    create: bool,
-) -> Result<Arc<dyn StorageBackend>> {
-    match composed(url, create).await {
-        Some(opened) => opened,
-        None => metrics_of(url, create).await,
-    }
-}
-
 /// Opens a store that is not made of others.
 #[cfg_attr(
     not(any(feature = "sqlite", feature = "postgres", feature = "parquet")),
     expect(unused_variables, reason = "memory is always there")
 )]
-async fn open_one(url: &str, create: bool) -> Result<Store> {
+pub(crate) async fn open_one(url: &str, create: bool) -> Result<Store> {
     let Some((name, rest)) = url.split_once("://") else {
         return Err(config("a store URL looks like sqlite://metrics.db"));
     };
@@ -270,5 +258,33 @@ mod tests {
         connect_existing(&url).await.unwrap();
         let error = refused(&format!("{url}?merge_sample=1")).await;
         assert_eq!(error.context("parameter"), Some("merge_sample"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_metric_stays_in_the_store_below() {
+        use storage_core::metrics::time::from_ms;
+        use storage_core::{EventStoreExt, HistoryQuery, NewEvent, RecordHistoryExt};
+        for url in [
+            "tiered://?hot=memory://parts-a&cold=memory://parts-b",
+            "rolled://?samples=memory://parts-a",
+            "rolled://?samples=tiered://?hot=memory://parts-a%26cold=memory://parts-b",
+        ] {
+            let (store, below) =
+                (open(url).await.unwrap(), open("memory://parts-a").await.unwrap());
+            store.history().unwrap().store("a", from_ms(0), &url).await.unwrap();
+            let found = below.history().unwrap().query(&HistoryQuery::parse("a").unwrap()).await;
+            assert_eq!(found.unwrap().last().unwrap().value, url);
+            let event = NewEvent::new("s", "Opened", url.into());
+            store.events().unwrap().append_all(&[event]).await.unwrap();
+            let last = below.events().unwrap().extent().await.unwrap().last;
+            assert_eq!(last, store.events().unwrap().extent().await.unwrap().last);
+            assert!(store.jobs().is_ok());
+            store.close().await.unwrap();
+            let closed = store.history().unwrap().store("a", from_ms(0), &1).await.unwrap_err();
+            assert_eq!(closed.kind(), ErrorKind::Closed);
+        }
+        let mirrored = "mirrored://?primary=memory://parts-c&secondary=memory://parts-d";
+        let error = open(mirrored).await.unwrap().history().err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
     }
 }

@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use storage_core::pipeline::{Rolled, RollupOptions, RollupTier};
-use storage_core::{ErrorKind, Result, StorageBackend};
+use storage_core::{ErrorKind, Result, StorageBackend, Store};
 
 use crate::beside::{beside, config, parameters};
 use crate::mirrors::MirrorUrls;
-use crate::registry::{metrics_of, metrics_or_composed_of};
+use crate::registry::{metrics_of, open_one_or_composed};
 use crate::tiers::TierUrls;
 
 /// The URLs of a store of samples, of its rollups, and of their control store.
@@ -116,8 +116,8 @@ impl RollupUrls {
     /// # Errors
     /// `NotFound` if the samples do not exist; otherwise those of the stores.
     pub async fn open(&self, create: bool, options: RollupOptions) -> Result<Rolled> {
-        let samples = metrics_or_composed_of(&self.samples, create).await?;
-        self.open_beside(samples, options).await
+        let samples = open_one_or_composed(&self.samples, create).await?;
+        self.open_beside(Arc::clone(samples.metrics()), options).await
     }
 
     /// Opens the other stores beside samples that are open.
@@ -138,10 +138,13 @@ impl RollupUrls {
     }
 }
 
-/// Opens samples with their rollups by their URL.
-pub(crate) async fn connect(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
+/// Opens samples with their rollups by their URL. What is no metric stays beside the samples.
+pub(crate) async fn open(url: &str, create: bool) -> Result<Store> {
     let urls = RollupUrls::from_url(url).await?;
-    Ok(Arc::new(urls.open(create, RollupOptions::default()).await?))
+    let samples = open_one_or_composed(&urls.samples, create).await?;
+    let metrics = Arc::clone(samples.metrics());
+    let rolled = urls.open_beside(metrics, RollupOptions::default()).await?;
+    Ok(samples.with_metrics(Arc::new(rolled)))
 }
 
 /// Reads widths as they stand in a URL.

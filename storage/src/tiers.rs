@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use storage_core::compose::Tiered;
-use storage_core::{Result, StorageBackend};
+use storage_core::{Result, Store};
 
 use crate::beside::{beside, config, parameters};
-use crate::registry::metrics_of;
+use crate::registry::{metrics_of, open_one};
 
 /// What is added to the name of the hot store for the control store beside it.
 const SUFFIX: &str = "tiers";
@@ -115,16 +115,23 @@ impl TierUrls {
     /// # Errors
     /// `NotFound` if a tier does not exist; otherwise those of the three stores.
     pub async fn open(&self, create: bool) -> Result<Tiered> {
-        let hot = metrics_of(&self.hot, create).await?;
+        Ok(self.open_with_hot(create).await?.0)
+    }
+
+    /// Opens the tiers, with everything that the hot one holds.
+    async fn open_with_hot(&self, create: bool) -> Result<(Tiered, Store)> {
+        let hot = open_one(&self.hot, create).await?;
         let cold = metrics_of(&self.cold, create).await?;
         let control = metrics_of(&self.control, true).await?;
-        Tiered::open(hot, cold, control).await
+        let tiered = Tiered::open(Arc::clone(hot.metrics()), cold, control).await?;
+        Ok((tiered, hot))
     }
 }
 
-/// Opens tiers by their URL.
-pub(crate) async fn connect(url: &str, create: bool) -> Result<Arc<dyn StorageBackend>> {
-    Ok(Arc::new(TierUrls::parse(url)?.open(create).await?))
+/// Opens tiers by their URL. What is no metric stays in the hot one.
+pub(crate) async fn open(url: &str, create: bool) -> Result<Store> {
+    let (tiered, hot) = TierUrls::parse(url)?.open_with_hot(create).await?;
+    Ok(hot.with_metrics(Arc::new(tiered)))
 }
 
 #[cfg(test)]

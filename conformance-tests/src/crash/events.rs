@@ -1,8 +1,8 @@
 //! What a writer appends until it is killed, and the proof that what it left is whole.
 //!
 //! Batch n of a lane appends [`EVENTS`] events to the two streams of the lane, expecting their exact
-//! versions; now and then a projection of the lane is taken to its end. Events are never pruned:
-//! lanes share the log, and the place of one says nothing about another.
+//! versions; now and then a projection of the lane is taken to its end, or forgotten, and what lies far
+//! behind is pruned. Lanes share the log: whatever prunes have removed is its beginning.
 
 use serde_json::json;
 use storage_core::{
@@ -19,10 +19,16 @@ pub(super) const EVENTS: u64 = STREAMS * PER_STREAM;
 const STREAMS: u64 = 2;
 const PER_STREAM: u64 = 10;
 
-/// Every so many batches the projection follows, nothing is pruned, and the store is compacted.
+/// Every so many batches the projection follows, or is forgotten, the log is pruned, and the store is
+/// compacted.
 const PROJECT_EVERY: u64 = 3;
+const FORGET_EVERY: u64 = 53;
 const PRUNE_EVERY: u64 = 37;
 const COMPACT_EVERY: u64 = 128;
+
+/// Events at the end of the log that no prune removes: enough for a lane to find its last batch there,
+/// however late it starts.
+const KEPT: u64 = 10_000;
 
 fn stream(lane: Lane, number: u64) -> String {
     format!("lane-{}-{number}", lane.0)
@@ -69,8 +75,11 @@ pub(super) async fn write_forever(
         if number.is_multiple_of(PROJECT_EVERY) {
             follow(&**events, lane, number, &stored).await?;
         }
+        if number.is_multiple_of(FORGET_EVERY) {
+            events.forget_projection(&projection(lane)).await?;
+        }
         if number.is_multiple_of(PRUNE_EVERY) {
-            ensure_eq!(events.prune_before(1).await?, 0, "a prune before everything");
+            prune(&**events, stored.last().map_or(0, |event| event.sequence)).await?;
         }
         if number.is_multiple_of(COMPACT_EVERY) {
             store.metrics().compact().await?;
@@ -93,6 +102,16 @@ async fn follow(
     Ok(())
 }
 
+/// Removes what lies far behind `last`, as far as every projection has seen it.
+async fn prune(events: &dyn EventStore, last: u64) -> CaseResult {
+    let seen = events.projections().await?.into_iter().map(|info| info.checkpoint).min();
+    let cutoff = last.saturating_sub(KEPT).min(seen.unwrap_or(0));
+    events.prune_before(cutoff).await?;
+    let first = events.extent().await?.first;
+    ensure!(first >= cutoff, "a prune before {cutoff} left {first}");
+    Ok(())
+}
+
 async fn checkpoint(events: &dyn EventStore, lane: Lane) -> Result<u64> {
     let all = events.projections().await?;
     let own = all.into_iter().find(|info| info.projection == projection(lane));
@@ -107,13 +126,18 @@ pub(super) async fn verify_whole(
 ) -> Result<Vec<Verified>, Failure> {
     let events = store.events()?;
     let log = read_all(&**events, EventQuery::from(1)).await?;
-    ensure!(log.iter().map(|event| event.sequence).eq(1..=log.len() as u64), "a gap in the log");
+    let (first, last) =
+        log.first().zip(log.last()).map_or((1, 0), |(a, b)| (a.sequence, b.sequence));
+    ensure!(log.iter().map(|event| event.sequence).eq(first..=last), "a gap in the log");
+    ensure!(log.len() as u64 >= last.min(KEPT), "pruned up to {first}, with {last} the last");
     let mut verified = Vec::new();
     for lane in lanes {
         verified.push(survey(&**events, &log, *lane).await?);
     }
     let found: u64 = verified.iter().map(|lane| lane.samples).sum();
     ensure_eq!(log.len() as u64, found, "events of these lanes");
+    let appended: u64 = verified.iter().map(|lane| lane.last * EVENTS).sum();
+    ensure_eq!(last, appended, "events that these lanes have appended");
     if store.metrics().capabilities().check {
         let problems = store.metrics().check().await?.problems;
         ensure!(problems.is_empty(), "check finds {problems:?}");
@@ -128,10 +152,11 @@ async fn survey(
 ) -> Result<Verified, Failure> {
     let own = log.iter().filter(|event| event.stream.starts_with(&format!("lane-{}-", lane.0)));
     let own: Vec<_> = own.collect();
-    let last = own.len() as u64 / EVENTS;
-    ensure_eq!(own.len() as u64, last * EVENTS, "events of {lane:?}: a part of a batch");
+    let last = own.last().and_then(|event| event.payload["batch"].as_u64()).unwrap_or(0);
     let places = (1..=last).flat_map(|number| (0..EVENTS).map(move |nth| (number, nth)));
-    for (found, (number, nth)) in own.iter().zip(places) {
+    let pruned = (last * EVENTS).checked_sub(own.len() as u64);
+    let pruned = pruned.ok_or_else(|| Failure::new(format!("too many events of {lane:?}")))?;
+    for (found, (number, nth)) in own.iter().zip(places.skip(pruned as usize)) {
         let version = (number - 1) * PER_STREAM + nth / STREAMS + 1;
         let expected = event(lane, number, nth).into_stored(found.sequence, version);
         ensure_eq!(**found, expected, "an event of {lane:?}, batch {number}");
@@ -143,7 +168,14 @@ async fn survey(
         ensure!(alone.iter().eq(expected.copied()), "the stream {stream} read alone");
     }
     let row: Option<u64> = events.row(&projection(lane), "batches", "last").await?;
-    let seen = row.map_or(0, |number| own[(number * EVENTS - 1) as usize].sequence);
+    let seen = match row {
+        None => 0,
+        Some(number) => {
+            let index = (number * EVENTS).checked_sub(pruned + 1).map(|index| index as usize);
+            let event = index.and_then(|index| own.get(index));
+            event.ok_or_else(|| Failure::new(format!("no batch {number} of {lane:?}")))?.sequence
+        }
+    };
     ensure_eq!(checkpoint(events, lane).await?, seen, "the checkpoint of {lane:?}, row {row:?}");
     Ok(Verified { last, samples: own.len() as u64 })
 }
@@ -184,6 +216,19 @@ mod tests {
         let store = written(20).await;
         store.events().unwrap().append_all(&batch(Lane(0), 22)).await.unwrap();
         assert!(verify_whole(&store, &[Lane(0)]).await.is_err(), "a batch is missing");
+    }
+
+    #[tokio::test]
+    async fn the_beginning_of_the_log_may_be_gone_and_no_more() {
+        let batches = KEPT / EVENTS + 4 * PRUNE_EVERY;
+        let store = written(batches).await;
+        let found = verify_whole(&store, &[Lane(0)]).await.unwrap();
+        assert_eq!(found[0].last, batches);
+        assert!((KEPT..batches * EVENTS).contains(&found[0].samples), "{found:?}");
+        let events = store.events().unwrap();
+        events.forget_projection(&projection(Lane(0))).await.unwrap();
+        events.prune_before((batches - 2) * EVENTS).await.unwrap();
+        assert!(verify_whole(&store, &[Lane(0)]).await.is_err(), "more is gone");
     }
 
     #[tokio::test]

@@ -3,7 +3,8 @@
 //! Batch n of a lane stores the value n at n seconds in each of [`RECORDS`] records, and a second one
 //! at the same time, so that ties have an order to lose. The number of the last batch decides every
 //! single value, so a store that holds a part of a batch, or skips one, is equal to none of the
-//! states that may be.
+//! states that may be. Each batch also stores values of a long time ago, for the cleanups in between
+//! to remove: a cleanup that is killed may leave some, and nothing else may go.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -13,14 +14,29 @@ use super::workload::{Lane, Verified, time_of};
 use crate::data::{NOON, at};
 use crate::failure::Failure;
 
-/// Values of one batch.
+/// Values of one batch that stay.
 pub(super) const RECORDS: u64 = 2 * NAMES;
 
 const NAMES: u64 = 10;
 
-/// Every so many batches the writer removes nothing, and compacts.
+/// Values of one batch that the next cleanup removes.
+const OLD_VALUES: u64 = 30;
+
+/// Every so many batches the writer removes what is old, and compacts.
 const CLEANUP_EVERY: u64 = 37;
 const COMPACT_EVERY: u64 = 128;
+
+fn old_name(lane: Lane) -> String {
+    format!("old-{}", lane.0)
+}
+
+fn old_values(lane: Lane, number: u64) -> impl Iterator<Item = StoredValue> {
+    let value = move |nth| {
+        let time = at(NOON - 1 - (number % 1000 * OLD_VALUES + nth) as i64);
+        StoredValue::new(old_name(lane), time, json!(number))
+    };
+    (0..OLD_VALUES).map(value)
+}
 
 fn name(lane: Lane, record: u64) -> String {
     format!("lane-{}::{record}", lane.0)
@@ -43,12 +59,16 @@ pub(super) async fn write_forever(
     let history = store.history()?;
     let mut number = start.max(1);
     loop {
-        history.store_batch(&batch(lane, number)).await?;
+        let mut values = batch(lane, number);
+        values.extend(old_values(lane, number));
+        history.store_batch(&values).await?;
         if !on_ack(number) {
             return Ok(());
         }
         if number.is_multiple_of(CLEANUP_EVERY) {
-            ensure_eq!(history.cleanup(at(NOON)).await?, 0, "a cleanup before everything");
+            history.cleanup(at(NOON)).await?;
+            let left = history.query(&HistoryQuery::parse(&old_name(lane))?).await?;
+            ensure_eq!(left.len(), 0, "values left by a cleanup");
         }
         if number.is_multiple_of(COMPACT_EVERY) {
             store.metrics().compact().await?;
@@ -64,6 +84,8 @@ pub(super) async fn verify_whole(
     first: u64,
     lanes: &[Lane],
 ) -> Result<Vec<Verified>, Failure> {
+    // What a cleanup that was killed has left.
+    store.history()?.cleanup(at(NOON)).await?;
     let mut verified = Vec::new();
     for lane in lanes {
         verified.push(survey(store, *lane, first).await?);

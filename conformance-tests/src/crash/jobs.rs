@@ -3,7 +3,8 @@
 //! Batch n of a lane claims the job of the lane as the execution n, a second after the one before, whose
 //! lease is over: so each call ends an execution, adds one, and changes the job. The number of the
 //! last batch decides every field of all of them, so a store that holds a part of a call, or skips
-//! one, is equal to none of the states that may be.
+//! one, is equal to none of the states that may be. A second job of the lane has executions of a long
+//! time ago, for removals: one that is killed may leave some executions, but none without their job.
 
 use std::time::Duration;
 
@@ -22,12 +23,26 @@ pub(super) const EXECUTIONS: u64 = 1;
 /// How long each claim lasts: less than the time to the next.
 const LEASE: Duration = Duration::from_millis(900);
 
-/// Every so many batches the worker removes nothing, and compacts.
+/// Every so many batches the worker removes what is old, the job of that, and compacts.
 const CLEANUP_EVERY: u64 = 37;
+const REMOVE_EVERY: u64 = 23;
 const COMPACT_EVERY: u64 = 128;
 
 fn job_id(lane: Lane) -> String {
     format!("lane-{}", lane.0)
+}
+
+/// The job whose executions are removed.
+fn old_job_id(lane: Lane) -> String {
+    format!("old-{}", lane.0)
+}
+
+fn old_execution(lane: Lane, number: u64) -> Execution {
+    let id = format!("{}/{number:08}", old_job_id(lane));
+    let start = at(NOON - 1 - (number % 100_000) as i64);
+    let ended = Ended { at: at(NOON), result: RunResult::Succeeded, error: None };
+    let ended = Some(ended);
+    Execution { ended, ..Execution::new(id, old_job_id(lane), "crash.yaml", start) }
 }
 
 /// Ids of one job in the order of their numbers.
@@ -42,11 +57,8 @@ pub(super) async fn write_forever(
     mut on_ack: impl FnMut(u64) -> bool,
 ) -> Result<(), Failure> {
     let jobs = store.jobs()?;
-    let job = NewJob::new(job_id(lane), "crash.yaml", "0 0 29 2 *".parse()?);
-    match jobs.add_job(&job, at(NOON)).await {
-        Err(error) if error.kind() != ErrorKind::Conflict => return Err(error.into()),
-        _ => {}
-    }
+    add_job(&**jobs, job_id(lane)).await?;
+    add_job(&**jobs, old_job_id(lane)).await?;
     let mut number = start.max(1);
     loop {
         let claim = Claim::next(execution_id(lane, number), "worker", LEASE, time_of(number));
@@ -55,13 +67,29 @@ pub(super) async fn write_forever(
         if !on_ack(number) {
             return Ok(());
         }
+        jobs.add_execution(&old_execution(lane, number)).await?;
+        if number.is_multiple_of(REMOVE_EVERY) {
+            jobs.remove_job(&old_job_id(lane)).await?;
+            add_job(&**jobs, old_job_id(lane)).await?;
+        }
         if number.is_multiple_of(CLEANUP_EVERY) {
-            ensure_eq!(jobs.remove_executions_before(at(NOON)).await?, 0, "before everything");
+            jobs.remove_executions_before(at(NOON)).await?;
+            let left = executions(&**jobs, &old_job_id(lane)).await?;
+            ensure_eq!(left.len(), 0, "executions left by a removal");
         }
         if number.is_multiple_of(COMPACT_EVERY) {
             store.metrics().compact().await?;
         }
         number += 1;
+    }
+}
+
+/// Adds a job, unless it is there.
+async fn add_job(jobs: &dyn JobStore, id: String) -> Result<()> {
+    let job = NewJob::new(id, "crash.yaml", "0 0 29 2 *".parse()?);
+    match jobs.add_job(&job, at(NOON)).await {
+        Err(error) if error.kind() != ErrorKind::Conflict => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -72,9 +100,16 @@ pub(super) async fn verify_whole(
     first: u64,
     lanes: &[Lane],
 ) -> Result<Vec<Verified>, Failure> {
+    let jobs = &**store.jobs()?;
+    for lane in lanes {
+        survey_old(jobs, *lane).await?;
+    }
+    // What a removal that was killed has left.
+    jobs.remove_executions_before(at(NOON)).await?;
     let mut verified = Vec::new();
     for lane in lanes {
-        verified.push(survey(&**store.jobs()?, *lane, first).await?);
+        ensure_eq!(executions(jobs, &old_job_id(*lane)).await?.len(), 0, "old executions");
+        verified.push(survey(jobs, *lane, first).await?);
     }
     if store.metrics().capabilities().check {
         let problems = store.metrics().check().await?.problems;
@@ -83,10 +118,23 @@ pub(super) async fn verify_whole(
     Ok(verified)
 }
 
+/// Proves that a job whose removal was killed has all to itself or nothing left.
+async fn survey_old(jobs: &dyn JobStore, lane: Lane) -> Result<(), Failure> {
+    let id = old_job_id(lane);
+    match jobs.job(&id).await {
+        Ok(job) => ensure_eq!(job.id, id, "the job of old executions"),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            ensure_eq!(executions(jobs, &id).await?.len(), 0, "executions without their job");
+        }
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
 async fn survey(jobs: &dyn JobStore, lane: Lane, first: u64) -> Result<Verified, Failure> {
     let (job, found) = loop {
         let before = jobs.job(&job_id(lane)).await;
-        let found = executions(jobs, lane).await?;
+        let found = executions(jobs, &job_id(lane)).await?;
         match (before, jobs.job(&job_id(lane)).await) {
             (Ok(before), Ok(after)) if before == after => break (Some(after), found),
             (Err(error), Err(_)) if error.kind() == ErrorKind::NotFound => break (None, found),
@@ -111,9 +159,9 @@ async fn survey(jobs: &dyn JobStore, lane: Lane, first: u64) -> Result<Verified,
     Ok(Verified { last, samples: (last + 1).saturating_sub(first) })
 }
 
-/// All executions of a lane, the newest first.
-async fn executions(jobs: &dyn JobStore, lane: Lane) -> Result<Vec<Execution>, Failure> {
-    let mut query = ExecutionQuery::of_job(job_id(lane)).page(Page::first(1000));
+/// All executions of a job, the newest first.
+async fn executions(jobs: &dyn JobStore, job_id: &str) -> Result<Vec<Execution>, Failure> {
+    let mut query = ExecutionQuery::of_job(job_id).page(Page::first(1000));
     let mut found = Vec::new();
     loop {
         let listed = jobs.executions(&query).await?;

@@ -93,6 +93,7 @@ bugs! {
     RemembersLongAnswers: "history_sharing::two_handles_see_each_others_cleanups",
     LocationsAreOne: "history_sharing::two_locations_do_not_see_each_other",
     OpeningLoses: "history_sharing::reopening_keeps_everything",
+    FortyAreThirty: "history_sharing::what_a_channel_gave_seeds_a_buffer_after_a_restart",
     DroppingLoses: "history_sharing::dropping_a_handle_loses_nothing",
     OpeningExcludes: "history_sharing::sixteen_open_an_empty_location_and_store_at_once",
     LosesUnderLoad: "history_sharing::sixty_four_callers_store_each_value_once",

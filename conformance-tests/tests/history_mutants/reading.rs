@@ -35,6 +35,9 @@ impl Broken {
             Bug::ZeroIsNoLimit if query.limit_per_record == Some(0) => {
                 changed.limit_per_record = None;
             }
+            Bug::FortyAreThirty if query.limit_per_record == Some(40) => {
+                changed.limit_per_record = Some(30);
+            }
             Bug::IncludesEnd if !query.range.is_empty() => {
                 changed.range = TimeRange::new(start, end + ms)?;
             }

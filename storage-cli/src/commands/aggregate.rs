@@ -1,6 +1,7 @@
 //! `storage aggregate`: numbers about series, as a whole or window by window.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -58,6 +59,7 @@ pub(super) async fn run_rolled(
     };
     // A typo must not come out as an empty store.
     let samples = store::open_existing(&urls.samples).await?;
+    let samples = Arc::clone(samples.metrics());
     let rolled = urls.open_beside(samples, RollupOptions::default()).await?;
     // It is needed for this: the command line says so.
     let width = args.window.unwrap_or_default();

@@ -1,6 +1,7 @@
 //! `storage archive`: old samples from a hot store to a cold one.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -40,6 +41,7 @@ async fn open(args: &Archive) -> Result<Tiered> {
     if args.dry_run {
         // What would be moved depends on the hot tier alone.
         let nothing = || storage::connect("memory://");
+        let hot = Arc::clone(hot.metrics());
         return Ok(Tiered::open(hot, nothing().await?, nothing().await?).await?);
     }
     hot.close().await?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use indicatif::ProgressBar;
 use storage::pipeline::{CopyOptions, CopyProgress, CopyReport, copy};
-use storage::{ErrorKind, StorageBackend};
+use storage::{ErrorKind, JobQuery, Matcher, Page, StorageBackend, Store};
 
 use crate::args::Copy;
 use crate::output::{Cell, Output, progress, text};
@@ -29,8 +29,13 @@ pub(super) async fn run(args: &Copy, output: &mut Output) -> Result<ExitCode> {
     let destination = open_destination(args).await?;
     let started = Instant::now();
     let bar = progress::of_parts(output);
-    let result = copy(&*source, &*destination, &options, |at| show(&bar, at)).await;
+    let metrics = &**source.metrics();
+    let result = copy(metrics, &*destination, &options, |at| show(&bar, at)).await;
     bar.finish_and_clear();
+    let left = left_behind(&source).await;
+    if !left.is_empty() {
+        output.note(&format!("samples alone are copied, not: {}", left.join(", ")));
+    }
     let closed = (source.close().await, destination.close().await);
     let report = result?;
     closed.0?;
@@ -38,6 +43,28 @@ pub(super) async fn run(args: &Copy, output: &mut Output) -> Result<ExitCode> {
     print(args, output, &report, started)?;
     let differs = report.samples_missing + report.samples_different > 0;
     Ok(if args.verify && differs { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the source holds beside samples, as far as it tells.
+async fn left_behind(source: &Store) -> Vec<&'static str> {
+    let mut left = Vec::new();
+    if let Ok(history) = source.history()
+        && history.records(&Matcher::any()).await.is_ok_and(|records| !records.is_empty())
+    {
+        left.push("record history");
+    }
+    if let Ok(events) = source.events()
+        && events.extent().await.is_ok_and(|log| log.last > 0)
+    {
+        left.push("events");
+    }
+    if let Ok(jobs) = source.jobs()
+        && let first = JobQuery::default().page(Page::first(1))
+        && jobs.jobs(&first).await.is_ok_and(|listed| !listed.items.is_empty())
+    {
+        left.push("jobs");
+    }
+    left
 }
 
 /// Opens the destination; only a copy that writes creates it.

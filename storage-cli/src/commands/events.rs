@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use futures_util::TryStreamExt;
 use serde_json::Value;
 use storage::events::EventStream;
+use storage::events::rows::check_prune;
 use storage::{
-    EventQuery, EventStore, EventStoreExt, Expectation, LogExtent, Matcher, NewEvent, Store,
-    StoredEvent,
+    EventQuery, EventStore, EventStoreExt, Expectation, Matcher, NewEvent, Store, StoredEvent,
 };
 
 use super::collect::stop_signals;
@@ -217,8 +217,11 @@ async fn prune(
     }
     let before = ("before", Cell::Count(args.before));
     if args.dry_run || !args.yes {
-        let LogExtent { first, last } = events.extent().await?;
-        let count = args.before.min(last + 1).saturating_sub(first);
+        let log = events.extent().await?;
+        let projections = events.projections().await?;
+        let seen = projections.iter().map(|of| (of.projection.as_str(), of.checkpoint));
+        check_prune(seen, args.before, log)?;
+        let count = args.before.min(log.last + 1).saturating_sub(log.first);
         if args.dry_run {
             output.record(vec![before, ("would_remove", Cell::Count(count))])?;
             return Ok(ExitCode::SUCCESS);

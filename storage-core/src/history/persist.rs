@@ -98,7 +98,8 @@ pub struct PersistCounts {
     pub stored: u64,
     /// Values that cannot be stored: no JSON, or against the rules of [`StoredValue`].
     pub refused: u64,
-    /// Values that were given up at the end, because the store did not take them.
+    /// Values that were given up at the end, because the store did not take them, or because the source
+    /// held more than [`PersistTask::stop`] takes.
     pub unstored: u64,
     /// Values that wait to be stored.
     pub waiting: u64,
@@ -256,7 +257,8 @@ impl PersistTask {
         self.counts()
     }
 
-    /// Takes from the source what it holds now, at most 131,072 values, stores it, and ends.
+    /// Takes from the source what it holds now, at most 131,072 values, stores it, and ends. What a
+    /// channel holds beyond that counts as `unstored`.
     pub async fn stop(self) -> PersistCounts {
         begin_end(&self.stop);
         self.finished().await
@@ -276,6 +278,16 @@ impl Counts {
         let mut counts = self.get();
         counts.refused += 1;
         counts.last_error = Some(error.to_string());
+    }
+
+    /// What the source still holds at the end is given up.
+    fn leave(&self, values: usize) {
+        if values > 0 {
+            tracing::warn!(target: "storage", values, "values were left in their source");
+        }
+        let mut counts = self.get();
+        counts.received += values as u64;
+        counts.unstored += values as u64;
     }
 
     /// What waited is given up.
@@ -321,6 +333,7 @@ where
                 return;
             }
         }
+        self.counts.leave(self.source.held());
     }
 
     /// Counts what the source gave and hands it over; says whether anything can follow.

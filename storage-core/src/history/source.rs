@@ -25,6 +25,12 @@ pub trait Source: Send + 'static {
 
     /// Waits for the next value. Dropped before it is done, it has taken none.
     fn next(&mut self) -> impl Future<Output = Next<Self::Item>> + Send;
+
+    /// How many values it holds now, lost ones that it has not reported yet included; 0 where values
+    /// are made when they are asked for.
+    fn held(&self) -> usize {
+        0
+    }
 }
 
 impl<T: Clone + Send + 'static> Source for broadcast::Receiver<T> {
@@ -36,6 +42,10 @@ impl<T: Clone + Send + 'static> Source for broadcast::Receiver<T> {
             Err(broadcast::error::RecvError::Lagged(count)) => Next::Lagged(count),
             Err(broadcast::error::RecvError::Closed) => Next::End,
         }
+    }
+
+    fn held(&self) -> usize {
+        self.len()
     }
 }
 
@@ -50,6 +60,10 @@ impl<T: Clone + Send + Sync + 'static> Source for watch::Receiver<T> {
             Err(_) => Next::End,
         }
     }
+
+    fn held(&self) -> usize {
+        usize::from(self.has_changed().unwrap_or(false))
+    }
 }
 
 impl<T: Send + 'static> Source for mpsc::Receiver<T> {
@@ -58,6 +72,10 @@ impl<T: Send + 'static> Source for mpsc::Receiver<T> {
     async fn next(&mut self) -> Next<T> {
         self.recv().await.map_or(Next::End, Next::Value)
     }
+
+    fn held(&self) -> usize {
+        self.len()
+    }
 }
 
 impl<T: Send + 'static> Source for mpsc::UnboundedReceiver<T> {
@@ -65,6 +83,10 @@ impl<T: Send + 'static> Source for mpsc::UnboundedReceiver<T> {
 
     async fn next(&mut self) -> Next<T> {
         self.recv().await.map_or(Next::End, Next::Value)
+    }
+
+    fn held(&self) -> usize {
+        self.len()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use serde_json::json;
 use storage_core::events::value::PAYLOAD_BYTES_MAX;
 use storage_core::{
@@ -28,6 +29,9 @@ event_cases! { "events_read":
     pages_together_are_everything,
     pages_of_large_events_are_bounded,
     a_page_behind_a_large_event_follows,
+    a_replay_gives_everything_from_its_start,
+    a_replay_takes_what_is_appended_meanwhile,
+    a_subscription_goes_on_with_what_is_appended,
     an_empty_log_begins_at_one,
     streams_come_by_name_with_their_versions,
     streams_are_chosen_by_name,
@@ -181,6 +185,61 @@ async fn a_page_behind_a_large_event_follows(ctx: &Ctx) -> CaseResult {
     events.append_all(&[holding("x".repeat(PAYLOAD_BYTES_MAX - 2)), ev("a", 1)]).await?;
     ensure_eq!(sequences(&events.read(&EventQuery::from(1).limit(1)).await?), [1]);
     ensure_eq!(sequences(&events.read(&EventQuery::from(2)).await?), [2]);
+    Ok(())
+}
+
+/// A replay is all of the log, or of a stream, from where it starts, whatever the pages are.
+async fn a_replay_gives_everything_from_its_start(ctx: &Ctx) -> CaseResult {
+    let events = ctx.events()?;
+    let count: i64 = 9_000;
+    for first in (0..count).step_by(3000) {
+        let batch: Vec<_> = (first..first + 3000).map(|n| ev(&format!("s{}", n % 3), n)).collect();
+        events.append_all(&batch).await?;
+    }
+    let found: Vec<_> = events.replay_all().try_collect().await?;
+    ensure!(sequences(&found).into_iter().eq(1..=count.unsigned_abs()), "all of the log");
+    ensure!(numbers(&found).into_iter().eq(0..count), "what it holds");
+    let found: Vec<_> = events.replay_from(8_000).try_collect().await?;
+    ensure!(numbers(&found).into_iter().eq(7_999..count), "the end of the log");
+    let of_one = EventQuery::from(1).stream("s1").limit(2_500);
+    let found: Vec<_> = events.replay(of_one).try_collect().await?;
+    ensure!(numbers(&found).into_iter().eq((1..count).step_by(3).take(2_500)), "a stream");
+    Ok(())
+}
+
+/// What is appended before the end was reached comes too: the log is longer than the page that is
+/// taken and the one that is read ahead.
+async fn a_replay_takes_what_is_appended_meanwhile(ctx: &Ctx) -> CaseResult {
+    let events = ctx.events()?;
+    events.append_all(&ramp("a", 17_000)).await?;
+    let mut replay = events.replay_all();
+    let first = replay.try_next().await?;
+    ensure_eq!(first.map(|event| event.sequence), Some(1));
+    ctx.open_whole().await?.events()?.append_all(&ramp("b", 500)).await?;
+    let rest: Vec<_> = replay.try_collect().await?;
+    ensure!(sequences(&rest).into_iter().eq(2..=17_500), "{} events", rest.len());
+    Ok(())
+}
+
+/// A subscription gives what is there, then what is appended, by whichever handle, each event once.
+async fn a_subscription_goes_on_with_what_is_appended(ctx: &Ctx) -> CaseResult {
+    let (events, other) = (ctx.events()?, ctx.open_whole().await?);
+    events.append_all(&ramp("a", 3)).await?;
+    let mut subscription = events.subscribe(2);
+    let mut next = async || {
+        let next = tokio::time::timeout(Duration::from_secs(5), subscription.try_next()).await;
+        Ok::<_, Failure>(next??.map(|event| (event.sequence, event.stream)))
+    };
+    let is = |sequence, stream: &str| Some((sequence, stream.to_owned()));
+    ensure_eq!(next().await?, is(2, "a"));
+    ensure_eq!(next().await?, is(3, "a"));
+    for round in 0..5 {
+        events.append_all(&ramp("b", 1)).await?;
+        ensure_eq!(next().await?, is(4 + 3 * round, "b"));
+        other.events()?.append_all(&ramp("c", 2)).await?;
+        ensure_eq!(next().await?, is(5 + 3 * round, "c"));
+        ensure_eq!(next().await?, is(6 + 3 * round, "c"));
+    }
     Ok(())
 }
 

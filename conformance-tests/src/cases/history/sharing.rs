@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
-use storage_core::{Error, ErrorKind, HistoryQuery, Matcher, Outcome};
+use storage_core::history::PersistExt;
+use storage_core::{Error, ErrorKind, HistoryQuery, Matcher, Outcome, RecordHistoryExt};
 
 use super::{all, ask, ramp, rows, rows_of, val, values};
 use crate::cases::cancel::{drop_at, moments};
@@ -19,6 +20,7 @@ history_cases! { "history_sharing":
     two_handles_see_each_others_cleanups,
     two_locations_do_not_see_each_other,
     reopening_keeps_everything,
+    what_a_channel_gave_seeds_a_buffer_after_a_restart,
     dropping_a_handle_loses_nothing,
     sixteen_open_an_empty_location_and_store_at_once,
     sixty_four_callers_store_each_value_once,
@@ -111,6 +113,31 @@ async fn reopening_keeps_everything(ctx: &Ctx) -> CaseResult {
         whole.close().await?;
     }
     ensure_eq!(values(&all(ctx.history()?).await?), expected);
+    Ok(())
+}
+
+/// A channel is persisted in its order, and its newest values fill a buffer in the next life.
+async fn what_a_channel_gave_seeds_a_buffer_after_a_restart(ctx: &Ctx) -> CaseResult {
+    const NAME: &str = "temperature::vienna";
+    for life in 0..3 {
+        let whole = ctx.open_whole().await?;
+        let mut buffer: Vec<i64> = Vec::new();
+        let seeded = whole.history()?.reseed(NAME, 40, |value| buffer.push(value)).await?;
+        ensure_eq!((seeded.values, seeded.unparsed.len()), (if life == 0 { 0 } else { 40 }, 0));
+        let end = life * 100;
+        ensure!(buffer.iter().copied().eq((end - 40).max(0)..end), "life {life}: {buffer:?}");
+        let (sender, receiver) = tokio::sync::broadcast::channel(128);
+        let task = receiver.persist(NAME).start(Arc::clone(whole.history()?))?;
+        for value in end..end + 100 {
+            sender.send(value)?;
+        }
+        drop(sender);
+        let counts = task.finished().await;
+        ensure_eq!((counts.stored, counts.lagged, counts.unstored), (100, 0, 0), "life {life}");
+        whole.close().await?;
+    }
+    let found = values(&ask(ctx.history()?, NAME).await?);
+    ensure!(found.into_iter().eq((0..300).map(Value::from)), "all that was ever given");
     Ok(())
 }
 

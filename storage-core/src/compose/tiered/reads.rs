@@ -456,7 +456,9 @@ async fn both<A, B>(
     hot: impl Future<Output = Result<B>>,
 ) -> Result<(A, B)> {
     if !in_turn {
-        return futures_util::try_join!(cold, hot);
+        // The hot one first: a database answers by itself while the files of a cold one are read.
+        let (hot, cold) = futures_util::try_join!(hot, cold)?;
+        return Ok((cold, hot));
     }
     let cold = cold.await?;
     Ok((cold, hot.await?))

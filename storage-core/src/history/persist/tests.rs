@@ -181,6 +181,17 @@ async fn stop_takes_what_is_there_and_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_stop_leaves_in_a_channel_is_counted() {
+    let (history, _) = Shaky::of(&[]);
+    let (sender, receiver) = tokio::sync::mpsc::unbounded_channel();
+    let left = 500;
+    (0..STOP_VALUES_MAX + left).for_each(|n| sender.send(n).unwrap());
+    let counts = receiver.persist("a").start(history).unwrap().stop().await;
+    assert_eq!((counts.stored, counts.unstored), (STOP_VALUES_MAX as u64, left as u64));
+    assert!(adds_up(&counts), "{counts:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_store_that_stays_away_costs_a_bounded_time_and_every_loss_is_counted() {
     let (history, _) = Shaky::of(&[Fate::Refused; 1000]);
     let task = stream::iter(0..100).persist("a").queue_values_max(10).batch_values_max(4);

@@ -216,7 +216,7 @@ impl Announcing<'_> {
             self.pass(&series, &row).await?;
         }
         let found = self.rows.find(series, start_ms).await?;
-        let now = found.and_then(|row| row.rollup);
+        let now = found.as_ref().and_then(|row| row.rollup);
         if found.is_some() {
             self.rows.next().await?;
         }

@@ -366,7 +366,7 @@ impl<'a> Reading<'a> {
                 let rows = series::rows(tier, filter, part).await?;
                 let mut late = late.remove(&key).unwrap_or_default();
                 let builder = joining.builder(key);
-                rows.iter().for_each(|row| add(builder, row, &mut late));
+                rows.iter().flatten().for_each(|row| add(builder, row, &mut late));
                 push_all(builder, &late);
                 Ok(())
             }

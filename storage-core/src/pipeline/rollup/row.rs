@@ -106,12 +106,13 @@ pub(super) struct Pending {
 }
 
 /// What stands in the store of a tier of a window.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
     pub(super) start_ms: i64,
     /// `None` if it is of no sample, or all that stands there is what it may become.
     pub(super) rollup: Option<Rollup>,
-    pub(super) pending: Option<Pending>,
+    /// Few rows have any: it would double what each takes.
+    pub(super) pending: Option<Box<Pending>>,
 }
 
 impl Row {
@@ -154,7 +155,7 @@ pub(super) struct Decoder {
     /// A bit for each field that was there.
     seen: u8,
     infinite: Option<f64>,
-    pending: Option<Pending>,
+    pending: Option<Box<Pending>>,
 }
 
 impl Decoder {
@@ -189,7 +190,7 @@ impl Decoder {
             (COUNT, value) => {
                 let pending = Pending::deserialize(value)
                     .map_err(|error| corrupt("a pending rollup is none").with_source(error))?;
-                self.pending = Some(pending);
+                self.pending = Some(Box::new(pending));
             }
             (SUM, Value::String(sum)) if sum == "inf" => self.infinite = Some(f64::INFINITY),
             (SUM, Value::String(sum)) if sum == "-inf" => self.infinite = Some(f64::NEG_INFINITY),
@@ -217,8 +218,8 @@ impl Decoder {
             }),
             _ => return Err(corrupt("a part of a rollup is missing")),
         };
-        let row = Row { start_ms: self.start_ms, rollup, pending: self.pending };
-        (self.seen, self.infinite, self.pending) = (0, None, None);
+        let row = Row { start_ms: self.start_ms, rollup, pending: self.pending.take() };
+        (self.seen, self.infinite) = (0, None);
         Ok(Some(row))
     }
 }
@@ -253,7 +254,7 @@ impl<'a> Rows<'a> {
         while self.next_before(series, start_ms).await?.is_some() {}
         let found =
             self.head.as_ref().filter(|(found, row)| (found, row.start_ms) == (series, start_ms));
-        Ok(found.map(|(_, row)| *row))
+        Ok(found.map(|(_, row)| row.clone()))
     }
 
     /// Returns the next row before that of a window, if there is one.
@@ -360,7 +361,10 @@ mod tests {
         let after = Some(rollup(5000, &[(5000, huge), (5001, huge)]));
         let pending = Pending { turn: 7, after };
         records.push(Row::announce(&b, 5000, None, &pending).unwrap());
-        expected.push((b.clone(), Row { start_ms: 5000, rollup: None, pending: Some(pending) }));
+        expected.push((
+            b.clone(),
+            Row { start_ms: 5000, rollup: None, pending: Some(Box::new(pending)) },
+        ));
         store.write_batch(&records).await.unwrap();
         assert_eq!(rows_of(&store).await.unwrap(), expected);
 

@@ -16,11 +16,16 @@ use crate::metrics::{SeriesFilter, StorageBackend, TimeRange};
 /// So many windows at least are worth a task.
 const WINDOWS_MIN: i64 = 1000;
 
-/// Returns the rows of the series that `filter` names, oldest first.
-pub(super) async fn rows(tier: &Tier, filter: &SeriesFilter, part: TimeRange) -> Result<Vec<Row>> {
+/// Returns the rows of the series that `filter` names, oldest first, in the parts that they were read in.
+pub(super) async fn rows(
+    tier: &Tier,
+    filter: &SeriesFilter,
+    part: TimeRange,
+) -> Result<Vec<Vec<Row>>> {
     let parts = cut(part, tier.width_ms)?;
     if let [only] = parts[..] {
-        return decoded(Arc::clone(&tier.store), filter.clone(), only, tier.width_ms).await;
+        let store = Arc::clone(&tier.store);
+        return Ok(vec![decoded(store, filter.clone(), only, tier.width_ms).await?]);
     }
     // Whoever drops the set ends its tasks.
     let mut tasks = JoinSet::new();
@@ -35,7 +40,7 @@ pub(super) async fn rows(tier: &Tier, filter: &SeriesFilter, part: TimeRange) ->
         found.push(done.map_err(broke_off)??);
     }
     found.sort_unstable_by_key(|(index, _)| *index);
-    Ok(found.into_iter().flat_map(|(_, rows)| rows).collect())
+    Ok(found.into_iter().map(|(_, rows)| rows).collect())
 }
 
 /// Cuts a range into as many parts as there are processors, if it is long.
