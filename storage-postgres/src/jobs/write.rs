@@ -222,7 +222,11 @@ pub(super) async fn update_execution(
 
 pub(super) async fn claim(client: &ClientWrapper, claim: &Claim) -> Result<Option<Execution>> {
     if let Some(found) = find_execution(client, &claim.execution_id).await? {
-        return claim.repeat(found).map(Some);
+        let sql = format!("{JOBS} WHERE id = $1");
+        let job = row(client, &sql, &[&found.job_id], job_of).await?;
+        // Without its job it has just been removed, too.
+        let job = job.ok_or_else(again)?;
+        return claim.repeat(found, job.lease.as_ref()).map(Some);
     }
     let job = match &claim.job_id {
         Some(id) => Some(lock_job(client, id).await?),

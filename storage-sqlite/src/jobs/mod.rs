@@ -338,7 +338,8 @@ fn nothing<T>() -> Listed<T> {
 
 async fn take(connection: &mut SqliteConnection, claim: &Claim) -> Result<Option<Execution>> {
     if let Some(found) = read::find_execution(connection, &claim.execution_id).await? {
-        return claim.repeat(found).map(Some);
+        let job = read::job(connection, &found.job_id).await?;
+        return claim.repeat(found, job.lease.as_ref()).map(Some);
     }
     let job = match &claim.job_id {
         Some(id) => Some(read::job(connection, id).await?),
