@@ -1,5 +1,5 @@
-//! Workers of jobs whose connections are killed all the time: by repeating what failed, each run is
-//! claimed and ended once.
+//! What only PostgreSQL has of jobs: connections that are killed all the time, by which no run is
+//! claimed or ended twice, and commits that take long.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -13,23 +13,45 @@ use storage_core::{
     Claim, Error, ErrorKind, Execution, ExecutionPatch, ExecutionQuery, JobStore, NewJob, Page,
     RunResult, StorageBackend,
 };
-use storage_postgres::{PostgresBackend, PostgresJobs};
+use storage_postgres::{PostgresBackend, PostgresJobs, PostgresOptions};
 use tokio::time::MissedTickBehavior;
 
 #[path = "support/mod.rs"]
 mod support;
 
 use support::server::shared_trial;
+use support::{block_on, eventually};
 
 const JOBS: usize = 150;
 const WORKERS: usize = 3;
 
+/// How long something that is due in a moment may take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
 fn main() {
-    let trials = vec![shared_trial("a_killer_every_20_ms_doubles_no_run", || {
-        tokio::runtime::Runtime::new()?.block_on(killer());
-        Ok::<_, Failed>(())
-    })];
+    let trials = vec![
+        shared_trial("a_killer_every_20_ms_doubles_no_run", || run(killer())),
+        shared_trial("a_claim_repeated_while_it_commits_gives_the_same", || run(slow_commit())),
+    ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+fn run(test: impl Future<Output = ()>) -> Result<(), Failed> {
+    block_on(test);
+    Ok(())
+}
+
+/// A schema that nothing has used, whose stores name their connections like it.
+async fn fresh_schema(what: &str) -> (String, PostgresOptions) {
+    let url = support::url().unwrap();
+    let schema = format!("jobs_{what}_{}", std::process::id());
+    support::drop_schema(&url, &schema).await;
+    let options = support::options(&url, &schema).application_name(&schema);
+    (schema, options)
+}
+
+fn hourly(id: &str) -> NewJob {
+    NewJob::new(id, "p", "0 * * * *".parse().unwrap())
 }
 
 /// Says what a call gave at last that may fail because its connection was killed.
@@ -62,13 +84,11 @@ async fn work(jobs: PostgresJobs, worker: usize) -> Vec<Execution> {
 }
 
 async fn killer() {
-    let (url, schema) = (support::url().unwrap(), format!("jobs_{}", std::process::id()));
-    support::drop_schema(&url, &schema).await;
-    let options = support::options(&url, &schema).application_name(&schema);
+    let url = support::url().unwrap();
+    let (schema, options) = fresh_schema("killed").await;
     let store = PostgresBackend::open(options).await.unwrap();
     for number in 0..JOBS {
-        let job = NewJob::new(format!("j{number:03}"), "p", "0 * * * *".parse().unwrap());
-        store.jobs().add_job(&job, from_ms(0)).await.unwrap();
+        store.jobs().add_job(&hourly(&format!("j{number:03}")), from_ms(0)).await.unwrap();
     }
     let over = Arc::new(AtomicBool::new(false));
     let killing = tokio::spawn({
@@ -101,5 +121,59 @@ async fn killer() {
     assert!(kills > 5, "{kills} connections killed");
     println!("{JOBS} runs, {kills} connections killed");
     store.close().await.unwrap();
+    support::drop_schema(&url, &schema).await;
+}
+
+/// Waits until so many connections of a store wait for a lock.
+async fn until_waiting(admin: &tokio_postgres::Client, schema: &str, connections: i64) {
+    let sql = "SELECT count(*) FROM pg_stat_activity
+        WHERE application_name = $1 AND wait_event_type = 'Lock'";
+    eventually(PATIENCE, "connections that wait", async || {
+        let row = admin.query_one(sql, &[&schema]).await.unwrap();
+        row.get::<_, i64>(0) == connections
+    })
+    .await;
+}
+
+/// The answer to a claim is lost on its way, and the claim repeated, while the first is committed.
+async fn slow_commit() {
+    let url = support::url().unwrap();
+    let (schema, options) = fresh_schema("slow").await;
+    let [one, two] = [options.clone(), options].map(PostgresBackend::open);
+    let (one, two) = (one.await.unwrap(), two.await.unwrap());
+    for id in ["a", "b"] {
+        one.jobs().add_job(&hourly(id), from_ms(0)).await.unwrap();
+    }
+    let admin = support::raw(&url).await;
+    // A commit that has added an execution waits until the lock is given up.
+    let slow = format!(
+        "SET search_path = {schema};
+         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_advisory_xact_lock(hashtext(TG_TABLE_SCHEMA)); RETURN NULL; END';
+         CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON job_executions
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION wait()"
+    );
+    admin.batch_execute(&slow).await.unwrap();
+    let lease = Duration::from_secs(3600);
+    let claim = |id| Claim::next(id, "w", lease, from_ms(3_600_000));
+    for claim in [claim("asked").of_job("b"), claim("due")] {
+        admin.execute("SELECT pg_advisory_lock(hashtext($1))", &[&schema]).await.unwrap();
+        let claimed = |store: &PostgresBackend| {
+            let (jobs, claim) = (store.jobs(), claim.clone());
+            tokio::spawn(async move { jobs.claim(&claim).await })
+        };
+        let first = claimed(&one);
+        until_waiting(&admin, &schema, 1).await;
+        let again = claimed(&two);
+        until_waiting(&admin, &schema, 2).await;
+        admin.execute("SELECT pg_advisory_unlock(hashtext($1))", &[&schema]).await.unwrap();
+        let first = first.await.unwrap().unwrap();
+        assert_eq!(first.as_ref().map(|run| &*run.id), Some(&*claim.execution_id));
+        assert_eq!(again.await.unwrap().unwrap(), first);
+    }
+    let all = one.jobs().executions(&ExecutionQuery::default()).await.unwrap().items;
+    assert_eq!(all.len(), 2);
+    one.close().await.unwrap();
+    two.close().await.unwrap();
     support::drop_schema(&url, &schema).await;
 }

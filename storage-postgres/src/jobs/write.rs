@@ -220,18 +220,27 @@ pub(super) async fn update_execution(
     Ok(execution)
 }
 
+/// What the claim gave when it was made before; none if it was not.
+async fn repeated(client: &ClientWrapper, claim: &Claim) -> Result<Option<Execution>> {
+    let Some(found) = find_execution(client, &claim.execution_id).await? else { return Ok(None) };
+    let job = row(client, &format!("{JOBS} WHERE id = $1"), &[&found.job_id], job_of).await?;
+    // Without its job it has just been removed, too.
+    let job = job.ok_or_else(again)?;
+    claim.repeat(found, job.lease.as_ref()).map(Some)
+}
+
 pub(super) async fn claim(client: &ClientWrapper, claim: &Claim) -> Result<Option<Execution>> {
-    if let Some(found) = find_execution(client, &claim.execution_id).await? {
-        let sql = format!("{JOBS} WHERE id = $1");
-        let job = row(client, &sql, &[&found.job_id], job_of).await?;
-        // Without its job it has just been removed, too.
-        let job = job.ok_or_else(again)?;
-        return claim.repeat(found, job.lease.as_ref()).map(Some);
+    if let Some(found) = repeated(client, claim).await? {
+        return Ok(Some(found));
     }
     let job = match &claim.job_id {
         Some(id) => Some(lock_job(client, id).await?),
         None => next_due(client, time_of(claim.at)).await?,
     };
+    // The commit of the same claim, whose answer was lost, may have been waited for just now.
+    if let Some(found) = repeated(client, claim).await? {
+        return Ok(Some(found));
+    }
     let Some(mut job) = job else { return Ok(None) };
     let mut under_way = match &job.lease {
         Some(lease) => find_execution(client, &lease.execution_id).await?,
