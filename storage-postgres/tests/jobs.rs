@@ -1,5 +1,5 @@
 //! What only PostgreSQL has of jobs: connections that are killed all the time, by which no run is
-//! claimed or ended twice, and commits that take long.
+//! claimed or ended twice, and commits and removals that take long.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -32,6 +32,7 @@ fn main() {
     let trials = vec![
         shared_trial("a_killer_every_20_ms_doubles_no_run", || run(killer())),
         shared_trial("a_claim_repeated_while_it_commits_gives_the_same", || run(slow_commit())),
+        shared_trial("a_long_removal_holds_up_no_lease", || run(slow_removal())),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -175,5 +176,46 @@ async fn slow_commit() {
     assert_eq!(all.len(), 2);
     one.close().await.unwrap();
     two.close().await.unwrap();
+    support::drop_schema(&url, &schema).await;
+}
+
+/// A job has so many executions that removing them takes longer than a statement may; workers of the
+/// same handle say meanwhile that they are alive.
+async fn slow_removal() {
+    let url = support::url().unwrap();
+    let (schema, options) = fresh_schema("removed").await;
+    let store = PostgresBackend::open(options.statement_timeout(Duration::from_secs(1)));
+    let store = store.await.unwrap();
+    let jobs = store.jobs();
+    let (now, lease) = (from_ms(3_600_000), Duration::from_secs(60));
+    for id in ["large", "other"] {
+        jobs.add_job(&hourly(id), from_ms(0)).await.unwrap();
+        jobs.claim(&Claim::next(id, "w", lease, now).of_job(id)).await.unwrap();
+    }
+    let admin = support::raw(&url).await;
+    let slow = format!(
+        "SET search_path = {schema};
+         CREATE FUNCTION sleep() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN PERFORM pg_sleep(3); RETURN OLD; END';
+         CREATE TRIGGER slow BEFORE DELETE ON job_executions
+             FOR EACH ROW EXECUTE FUNCTION sleep()"
+    );
+    admin.batch_execute(&slow).await.unwrap();
+    let removal = {
+        let jobs = jobs.clone();
+        tokio::spawn(async move { jobs.remove_job("large").await })
+    };
+    let asleep = "SELECT FROM pg_stat_activity
+        WHERE application_name = $1 AND wait_event = 'PgSleep'";
+    eventually(PATIENCE, "a removal under way", async || {
+        admin.query_opt(asleep, &[&schema]).await.unwrap().is_some()
+    })
+    .await;
+    jobs.update_execution("other", &ExecutionPatch::extend(lease), now).await.unwrap();
+    jobs.update_execution("other", &ExecutionPatch::end(RunResult::Succeeded), now).await.unwrap();
+    assert!(!removal.is_finished(), "waited for");
+    assert_eq!(removal.await.unwrap().unwrap(), 1);
+    assert_eq!(jobs.job("large").await.unwrap_err().kind(), ErrorKind::NotFound);
+    store.close().await.unwrap();
     support::drop_schema(&url, &schema).await;
 }

@@ -54,8 +54,9 @@ use crate::error::Result;
 ///
 /// # Cancellation
 /// Dropping the future of a call leaves all of its effect or none (of a removal of old executions: a
-/// part), and the handle usable. A change
-/// that is still made after its future was dropped is made before any later one of the same handle.
+/// part), and the handle usable. A change that is still made after its future was dropped is made
+/// before any later one of the same handle; only that of an execution need not wait for the removal of
+/// another job.
 ///
 /// # Errors
 /// Every method may return, besides the kinds that it lists, `Unavailable`, `Busy`, `Timeout`,
