@@ -179,7 +179,8 @@ pub trait JobStore: Send + Sync {
     /// passed since, which are not made up for; the next run is the first of the schedule after
     /// `at`. A claim of one job ([`Claim::of_job`]) gives that one, due or not and enabled or not,
     /// and leaves its next run as it is; its execution is `triggered_by` `manual`, others by
-    /// `schedule`.
+    /// `schedule`. One that tries a lost run again keeps what triggered that, and which planned run it
+    /// stands for.
     ///
     /// A claim that is repeated, with the same execution id by the same worker, gives the execution
     /// that it gave before as long as that is under way, and changes nothing.

@@ -459,6 +459,10 @@ async fn times_of_a_claim_are_floored(ctx: &Ctx) -> CaseResult {
     ensure_eq!(run.map(|run| run.started_at), Some(at(-1)));
     let lease = jobs.job("a").await?.lease;
     ensure_eq!(lease.map(|lease| lease.until), Some(at(0)));
+    let extend = ExecutionPatch::extend(fine.lease);
+    jobs.update_execution("r", &extend, at_us(2999)).await?;
+    let lease = jobs.job("a").await?.lease;
+    ensure_eq!(lease.map(|lease| lease.until), Some(at(3)), "extended");
     Ok(())
 }
 
