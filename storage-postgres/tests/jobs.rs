@@ -1,5 +1,5 @@
 //! What only PostgreSQL has of jobs: connections that are killed all the time, by which no run is
-//! claimed or ended twice, and commits and removals that take long.
+//! claimed or ended twice, commits and removals that take long, and what is written how often.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -33,6 +33,7 @@ fn main() {
         shared_trial("a_killer_every_20_ms_doubles_no_run", || run(killer())),
         shared_trial("a_claim_repeated_while_it_commits_gives_the_same", || run(slow_commit())),
         shared_trial("a_long_removal_holds_up_no_lease", || run(slow_removal())),
+        shared_trial("a_sign_of_life_leaves_the_execution_alone", || run(sign_of_life())),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -216,6 +217,28 @@ async fn slow_removal() {
     assert!(!removal.is_finished(), "waited for");
     assert_eq!(removal.await.unwrap().unwrap(), 1);
     assert_eq!(jobs.job("large").await.unwrap_err().kind(), ErrorKind::NotFound);
+    store.close().await.unwrap();
+    support::drop_schema(&url, &schema).await;
+}
+
+/// What an execution did may be large; it is not written anew each time that its lease is extended.
+async fn sign_of_life() {
+    let url = support::url().unwrap();
+    let (schema, options) = fresh_schema("alive").await;
+    let store = PostgresBackend::open(options).await.unwrap();
+    let (jobs, now) = (store.jobs(), from_ms(3_600_000));
+    jobs.add_job(&hourly("a"), from_ms(0)).await.unwrap();
+    jobs.claim(&Claim::next("r", "w", Duration::from_secs(60), now)).await.unwrap();
+    let admin = support::raw(&url).await;
+    let place = async || {
+        let sql = format!("SELECT ctid::text FROM {schema}.job_executions");
+        admin.query_one(&sql, &[]).await.unwrap().get::<_, String>(0)
+    };
+    let before = place().await;
+    let extend = ExecutionPatch::extend(Duration::from_secs(90));
+    jobs.update_execution("r", &extend, now).await.unwrap();
+    let lease = jobs.job("a").await.unwrap().lease.unwrap();
+    assert_eq!((lease.until, place().await), (from_ms(3_690_000), before));
     store.close().await.unwrap();
     support::drop_schema(&url, &schema).await;
 }

@@ -333,6 +333,11 @@ impl ExecutionPatch {
         Self { lease: Some(lease), ..Self::default() }
     }
 
+    /// Whether the execution itself changes: a lease is kept by its job.
+    pub fn changes_execution(&self) -> bool {
+        self.context.is_some() || self.steps.is_some() || self.result.is_some()
+    }
+
     /// Checks the patch against the contract.
     ///
     /// # Errors

@@ -251,7 +251,10 @@ pub(super) async fn update_execution(
     let mut execution = find_execution(client, id).await?.ok_or_else(missing)?;
     execution.apply(&mut job, patch, at)?;
     put_job(client, &job, Existing::IsReplaced).await?;
-    put_execution(client, &execution, Existing::IsReplaced).await?;
+    // A sign of life comes often, and context and steps may be large.
+    if patch.changes_execution() {
+        put_execution(client, &execution, Existing::IsReplaced).await?;
+    }
     Ok(execution)
 }
 
