@@ -296,8 +296,9 @@ pub(super) async fn claim(client: &ClientWrapper, claim: &Claim) -> Result<Optio
     }
 }
 
-/// Locks the job that has been due longest. Those that other claims have just locked are left to
-/// them; only if there are no others, their ends are waited for.
+/// Locks the job that has been due longest. One that somebody else has locked at the moment is passed
+/// over, for a claim has most likely locked it; but also if it is being changed otherwise and still due
+/// afterwards. Only if no others are due, the ends of those transactions are waited for.
 async fn next_due(client: &ClientWrapper, at: PgTime) -> Result<Option<Job>> {
     let due = "WHERE enabled AND coalesce(lease_until, next_run) <= $1";
     let first = "ORDER BY coalesce(lease_until, next_run), id LIMIT 1 FOR UPDATE";
