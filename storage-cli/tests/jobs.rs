@@ -69,7 +69,8 @@ fn a_worker_claims_extends_and_ends() {
     assert_eq!((&run["triggered_by"], &run["missed_runs"]), (&json!("schedule"), &json!(999)));
     assert_eq!(store.json(&["jobs", "health"])["running"], 1);
     let busy = ["jobs", "claim", "daily-sync", "--worker", "v"];
-    assert!(store.refused(&busy).contains("worker=w"), "another has it");
+    let line = store.refused(&busy);
+    assert!(line.contains("worker=w") && line.contains("execution="), "another has it: {line}");
     store.ok(&["executions", "extend", "r1", "--lease", "2h"]);
     store.ok(&["executions", "update", "r1", "--steps", r#"["fetch"]"#]);
     let ended = store.json(&["executions", "end", "r1", "failed", "--error", "no network"]);

@@ -143,7 +143,10 @@ Examples:
   storage jobs claim daily-sync --worker me        run it now, due or not
 
 Nobody else gets the job until the lease is over or the execution has ended. Say `storage executions
-extend ID` before that, and `storage executions end ID succeeded` when it is done.")]
+extend ID` before that, and `storage executions end ID succeeded` when it is done.
+
+If a connection breaks it may not be known whether there is an execution. Repeat the claim with --execution
+and the id that the error names: it gives the same one, or claims now.")]
 pub(crate) struct JobClaim {
     /// This job, due or not [default: the one that has been due longest].
     pub(crate) id: Option<String>,

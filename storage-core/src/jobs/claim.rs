@@ -85,6 +85,16 @@ impl Claim {
         }
     }
 
+    /// Names the execution id in an error of this claim, as the detail `execution`, unless one is
+    /// named: who has drawn the id at random needs it to repeat a claim whose outcome is unknown.
+    #[must_use]
+    pub fn name_execution(&self, error: Error) -> Error {
+        match error.context("execution") {
+            Some(_) => error,
+            None => error.with_context("execution", &self.execution_id),
+        }
+    }
+
     /// Gives `job` to the worker: the new execution. `under_way` is the one that the lease of the
     /// job names; it is lost, and tried again. All three are what a store keeps from then on.
     ///
