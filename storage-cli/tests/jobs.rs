@@ -116,6 +116,8 @@ fn executions_are_added_listed_by_parts_and_cleaned_up() {
     assert_eq!(ids(&store.json(&["executions", "list", "--status", "failed"])), [""; 0]);
     let before = ["executions", "cleanup", "--before", "2026-01-01 00:00:02"];
     assert_eq!(store.json(&[&before[..], &["--dry-run"]].concat())["would_remove"], 2);
+    let finer = ["executions", "cleanup", "--before", "2026-01-01 00:00:02.0009", "--dry-run"];
+    assert_eq!(store.json(&finer)["would_remove"], 2, "whole milliseconds");
     assert!(store.refused(&before).contains("--yes"));
     assert_eq!(store.json(&[&before[..], &["--yes"]].concat())["removed"], 2);
     assert!(store.refused(&["jobs", "remove", "daily-sync"]).contains("--yes"));
