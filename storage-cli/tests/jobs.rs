@@ -16,6 +16,12 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const SYNC: [&str; 7] =
     ["jobs", "add", "daily-sync", "--cron", "0 2 * * *", "--pipeline", "sync.yaml"];
 
+/// An execution of that job, under way.
+fn execution(id: &str) -> Value {
+    json!({"id": id, "job_id": "daily-sync", "pipeline": "sync.yaml",
+           "started_at": "2026-01-01T00:00:00Z", "triggered_by": "manual"})
+}
+
 fn ids(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()
 }
@@ -123,6 +129,25 @@ fn executions_are_added_listed_by_parts_and_cleaned_up() {
     assert!(store.refused(&["jobs", "remove", "daily-sync"]).contains("--yes"));
     assert_eq!(store.json(&["jobs", "remove", "daily-sync", "--yes"])["executions_removed"], 4);
     assert_eq!(ids(&store.json(&["executions", "list"])), [""; 0]);
+}
+
+#[test]
+fn a_bad_line_is_named_and_nothing_is_added() {
+    let store = Fixture::new();
+    store.ok(&SYNC);
+    let good = execution("r1");
+    let (part, long) = (json!({"id": "r1"}), execution(&"r".repeat(513)));
+    for bad in ["oops".to_owned(), part.to_string(), long.to_string()] {
+        let run = store.run_with_input(&["executions", "add", "-"], &format!("{good}\n\n{bad}\n"));
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.stderr.contains("line 3") && run.stderr.contains("nothing"), "{run:?}");
+        assert_eq!(ids(&store.json(&["executions", "list"])), [""; 0]);
+    }
+    // What only the store can know comes too late for that, and says how far it got.
+    let run = store.run_with_input(&["executions", "add", "-"], &format!("{good}\n{good}\n"));
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("after 1 execution added"), "{run:?}");
+    assert_eq!(ids(&store.json(&["executions", "list"])), ["r1"]);
 }
 
 #[test]

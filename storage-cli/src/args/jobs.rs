@@ -220,8 +220,8 @@ Examples:
       \"started_at\": \"2026-01-31T08:00:00Z\", \"triggered_by\": \"manual\"}'
   storage executions add - < executions.jsonl
 
-With - JSON lines are read from standard input, one execution each. They are added one by one, up to
-the first that is refused.")]
+With - JSON lines are read from standard input, one execution each. If one is wrong none is added. Then
+they are added one by one, up to the first whose id is taken or whose job is not there.")]
     Add {
         /// The execution as JSON, or - for standard input.
         execution: String,

@@ -35,9 +35,36 @@ const COLUMNS: [&str; 14] = [
     "steps",
 ];
 
+/// Reads what `add` is to add, all of it, before the store is opened.
+pub(super) fn prepare(verb: &Executions) -> Result<Option<Vec<Execution>>> {
+    let Executions::Add { execution } = verb else { return Ok(None) };
+    if execution == "-" {
+        return read_lines(io::stdin().lock()).map(Some);
+    }
+    let one: Execution = serde_json::from_str(execution).context("that is no execution as JSON")?;
+    one.validate()?;
+    Ok(Some(vec![one]))
+}
+
+fn read_lines(input: impl BufRead) -> Result<Vec<Execution>> {
+    let mut executions = Vec::new();
+    for (number, line) in (1..).zip(input.lines()) {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let one: Execution = serde_json::from_str(&line)
+            .with_context(|| format!("line {number} is no execution; nothing was added"))?;
+        one.validate().with_context(|| format!("line {number}; nothing was added"))?;
+        executions.push(one);
+    }
+    Ok(executions)
+}
+
 pub(super) async fn run(
     store: &Store,
     verb: &Executions,
+    prepared: Option<Vec<Execution>>,
     output: &mut Output,
     shown_url: &str,
 ) -> Result<ExitCode> {
@@ -48,7 +75,7 @@ pub(super) async fn run(
             print(jobs.execution(id).await?, output)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Executions::Add { execution } => return add(jobs, execution, output).await,
+        Executions::Add { .. } => return add(jobs, &prepared.unwrap_or_default(), output).await,
         Executions::Cleanup(args) => return clean_up(jobs, args, output, shown_url).await,
         Executions::Update { steps, context, .. } => ExecutionPatch {
             steps: json_of(steps.as_deref())?,
@@ -125,25 +152,20 @@ async fn list(jobs: &dyn JobStore, args: &ExecutionList, output: &mut Output) ->
     Ok(ExitCode::SUCCESS)
 }
 
-async fn add(jobs: &dyn JobStore, text: &str, output: &mut Output) -> Result<ExitCode> {
-    let mut added = 0;
-    if text == "-" {
-        for (number, line) in (1..).zip(io::stdin().lock().lines()) {
-            let line = line?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let place =
-                || format!("line {number}, after {} added", text::counted(added, "execution"));
-            let execution = serde_json::from_str(&line).with_context(place)?;
-            jobs.add_execution(&execution).await.with_context(place)?;
-            added += 1;
+async fn add(
+    jobs: &dyn JobStore,
+    executions: &[Execution],
+    output: &mut Output,
+) -> Result<ExitCode> {
+    for (added, execution) in (0..).zip(executions) {
+        let place = || format!("after {} added", text::counted(added, "execution"));
+        let done = jobs.add_execution(execution).await;
+        match added {
+            0 => done?,
+            _ => done.with_context(place)?,
         }
-    } else {
-        let execution = serde_json::from_str(text).context("that is no execution as JSON")?;
-        jobs.add_execution(&execution).await?;
-        added = 1;
     }
+    let added = executions.len() as u64;
     output.record(vec![("executions_added", Cell::Count(added))])?;
     Ok(ExitCode::SUCCESS)
 }
