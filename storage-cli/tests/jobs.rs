@@ -4,17 +4,25 @@
 
 mod common;
 
-use std::io::Write;
-use std::process::Stdio;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use chrono::Utc;
 use common::{Fixture, until};
 use serde_json::{Value, json};
+use storage::{Claim, JobStore, NewJob};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 const SYNC: [&str; 7] =
     ["jobs", "add", "daily-sync", "--cron", "0 2 * * *", "--pipeline", "sync.yaml"];
+
+/// An execution of that job, under way.
+fn execution(id: &str) -> Value {
+    json!({"id": id, "job_id": "daily-sync", "pipeline": "sync.yaml",
+           "started_at": "2026-01-01T00:00:00Z", "triggered_by": "manual"})
+}
 
 fn ids(list: &Value) -> Vec<&str> {
     list.as_array().unwrap().iter().map(|row| row["id"].as_str().unwrap()).collect()
@@ -69,7 +77,8 @@ fn a_worker_claims_extends_and_ends() {
     assert_eq!((&run["triggered_by"], &run["missed_runs"]), (&json!("schedule"), &json!(999)));
     assert_eq!(store.json(&["jobs", "health"])["running"], 1);
     let busy = ["jobs", "claim", "daily-sync", "--worker", "v"];
-    assert!(store.refused(&busy).contains("worker=w"), "another has it");
+    let line = store.refused(&busy);
+    assert!(line.contains("worker=w") && line.contains("execution="), "another has it: {line}");
     store.ok(&["executions", "extend", "r1", "--lease", "2h"]);
     store.ok(&["executions", "update", "r1", "--steps", r#"["fetch"]"#]);
     let ended = store.json(&["executions", "end", "r1", "failed", "--error", "no network"]);
@@ -115,11 +124,32 @@ fn executions_are_added_listed_by_parts_and_cleaned_up() {
     assert_eq!(ids(&store.json(&["executions", "list", "--status", "failed"])), [""; 0]);
     let before = ["executions", "cleanup", "--before", "2026-01-01 00:00:02"];
     assert_eq!(store.json(&[&before[..], &["--dry-run"]].concat())["would_remove"], 2);
+    let finer = ["executions", "cleanup", "--before", "2026-01-01 00:00:02.0009", "--dry-run"];
+    assert_eq!(store.json(&finer)["would_remove"], 2, "whole milliseconds");
     assert!(store.refused(&before).contains("--yes"));
     assert_eq!(store.json(&[&before[..], &["--yes"]].concat())["removed"], 2);
     assert!(store.refused(&["jobs", "remove", "daily-sync"]).contains("--yes"));
     assert_eq!(store.json(&["jobs", "remove", "daily-sync", "--yes"])["executions_removed"], 4);
     assert_eq!(ids(&store.json(&["executions", "list"])), [""; 0]);
+}
+
+#[test]
+fn a_bad_line_is_named_and_nothing_is_added() {
+    let store = Fixture::new();
+    store.ok(&SYNC);
+    let good = execution("r1");
+    let (part, long) = (json!({"id": "r1"}), execution(&"r".repeat(513)));
+    for bad in ["oops".to_owned(), part.to_string(), long.to_string()] {
+        let run = store.run_with_input(&["executions", "add", "-"], &format!("{good}\n\n{bad}\n"));
+        assert_eq!(run.code, 1, "{run:?}");
+        assert!(run.stderr.contains("line 3") && run.stderr.contains("nothing"), "{run:?}");
+        assert_eq!(ids(&store.json(&["executions", "list"])), [""; 0]);
+    }
+    // What only the store can know comes too late for that, and says how far it got.
+    let run = store.run_with_input(&["executions", "add", "-"], &format!("{good}\n{good}\n"));
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("after 1 execution added"), "{run:?}");
+    assert_eq!(ids(&store.json(&["executions", "list"])), ["r1"]);
 }
 
 #[test]
@@ -151,45 +181,46 @@ fn bad_input_is_refused_and_makes_no_store() {
     }
 }
 
-/// Add a job, kill -9, start: it is there, with what its worker had told.
+/// Where the process of [`scheduler`] adds a job, and the file by which it says that it has.
+const SCHEDULER: [&str; 2] = ["STORAGE_TEST_SCHEDULER_URL", "STORAGE_TEST_SCHEDULER_FILE"];
+
+/// Adds a job, claims it for a moment, and then waits to be killed with the store open.
+#[tokio::test]
+#[ignore = "the process that jobs_survive_a_killed_process kills"]
+async fn scheduler() {
+    let [Ok(url), Ok(file)] = SCHEDULER.map(std::env::var) else { return };
+    let store = storage::open(&url).await.unwrap();
+    let jobs = store.jobs().unwrap();
+    let sync = NewJob::new("daily-sync", "sync.yaml", "0 2 * * *".parse().unwrap());
+    jobs.add_job(&sync, Utc::now()).await.unwrap();
+    let claim = Claim::next("r1", "w", Duration::from_millis(1), Utc::now());
+    jobs.claim(&claim.of_job("daily-sync")).await.unwrap();
+    std::fs::write(file, "added").unwrap();
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+}
+
+/// Add a job, kill -9, start: it is there, and what ran is tried again.
 #[test]
 fn jobs_survive_a_killed_process() {
     let store = Fixture::new();
-    store.ok(&SYNC);
-    let before = store.json(&["jobs", "list"]);
-    // A process that has the store open and is told what runs, line by line.
-    let mut writer = store
-        .command(&["executions", "add", "-"])
+    let (url, file) = (store.url(), store.path("added"));
+    let mut process = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "scheduler", "--ignored"])
+        .envs(SCHEDULER.into_iter().zip([url.as_ref(), file.as_os_str()]))
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let mut input = writer.stdin.take().unwrap();
-    let run = json!({"id": "r1", "job_id": "daily-sync", "pipeline": "sync.yaml",
-                     "started_at": "2026-01-01T00:00:00Z", "triggered_by": "manual"});
-    writeln!(input, "{run}").unwrap();
-    input.flush().unwrap();
-    until(PATIENCE, "the execution", || store.run(&["executions", "show", "r1"]).code == 0);
-    writer.kill().unwrap();
-    writer.wait().unwrap();
-    assert_eq!(store.json(&["jobs", "list"]), before);
-    let found = store.json(&["executions", "list", "--status", "running"]);
-    assert_eq!(ids(&found), ["r1"]);
+    until(PATIENCE, "the job", || file.exists());
+    process.kill().unwrap();
+    assert_eq!(process.wait().unwrap().signal(), Some(9), "it had not ended");
+    let job = store.json(&["jobs", "show", "daily-sync"]);
+    assert_eq!((&job["cron"], &job["execution"]), (&json!("0 2 * * *"), &json!("r1")));
+    assert!(job["next_run"].is_string(), "{job}");
     assert_eq!(store.json(&["check"])["problems"], 0);
     // Whose worker is gone is taken over when the lease is over.
-    store.ok(&[
-        "jobs",
-        "claim",
-        "daily-sync",
-        "--worker",
-        "w",
-        "--lease",
-        "1ms",
-        "--execution",
-        "r2",
-    ]);
-    let claim = ["jobs", "claim", "--worker", "v", "--execution", "r3"];
+    let claim = ["jobs", "claim", "--worker", "v", "--execution", "r2"];
     until(PATIENCE, "the lease", || store.run(&claim).code == 0);
-    assert_eq!(store.json(&["executions", "show", "r3"])["attempt"], 2);
-    assert_eq!(store.json(&["executions", "show", "r2"])["status"], "lost");
+    assert_eq!(store.json(&["executions", "show", "r2"])["attempt"], 2);
+    assert_eq!(store.json(&["executions", "show", "r1"])["status"], "lost");
 }

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 
 use common::{Fixture, Run};
 use libtest_mimic::{Arguments, Failed, Trial};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const URL: &str = "STORAGE_TEST_POSTGRES_URL";
 
@@ -64,6 +64,11 @@ impl Store {
 
     fn json(&self, args: &[&str]) -> Value {
         serde_json::from_str(&self.ok(&[&["--format", "json"], args].concat())).unwrap()
+    }
+
+    /// Asks with the tables of the store in sight.
+    fn rows(&self, sql: &str) -> String {
+        self.psql(&format!("SET search_path = {}; {sql}", self.schema))
     }
 
     fn psql(&self, sql: &str) -> String {
@@ -122,7 +127,90 @@ fn every_verb() -> Result<(), Failed> {
     assert_eq!(store.json(&["stats"])["samples"], 2);
     store.ok(&["collect", "--duration", "500ms", "--interval", "200ms"]);
     assert!(store.json(&["stats"])["samples"].as_u64().unwrap() > 2);
+    history(&store);
+    events(&store);
+    pipelines(&store);
+    jobs_and_executions(&store);
     assert_eq!(store.json(&["check"])["status"], "ok");
     store.psql(&format!("DROP SCHEMA {schema} CASCADE"));
     Ok(())
+}
+
+fn history(store: &Store) {
+    for (value, at) in [("0.5", "1000"), ("{\"mae\": 0.7}", "2000")] {
+        store.ok(&["history", "store", "accuracy::vienna", value, "--at", at]);
+    }
+    let found = store.json(&["history", "query", "accuracy::*"]);
+    assert_eq!((&found[0]["value"], &found[1]["value"]), (&json!(0.5), &json!({"mae": 0.7})));
+    assert_eq!(store.json(&["history", "latest", "*vienna"]), json!([found[1]]));
+    assert_eq!(store.json(&["history", "list"])[0]["values"], 2);
+    let rows = store.rows("SELECT record_name, value FROM record_values ORDER BY stored_at");
+    assert_eq!(rows, "accuracy::vienna|0.5\naccuracy::vienna|{\"mae\": 0.7}\n");
+    let cleanup = ["history", "cleanup", "--before", "2000", "--yes"];
+    assert_eq!(store.json(&cleanup)["removed"], 1);
+}
+
+fn events(store: &Store) {
+    let append = |turn: &str, expect: &str| {
+        store.run(&["events", "append", "thread-1", "TurnStarted", turn, "--expect", expect])
+    };
+    assert_eq!((append("1", "none").code, append("2", "1").code), (0, 0));
+    let refused = append("3", "1");
+    assert!(refused.code == 1 && refused.stderr.contains("version=2"), "{refused:?}");
+    let log = store.json(&["events", "replay"]);
+    assert_eq!((&log[1]["sequence"], &log[1]["payload"]), (&json!(2), &json!(2)));
+    assert_eq!(store.json(&["events", "stream", "thread-1"]), log);
+    assert_eq!(store.json(&["events", "tail", "-n", "1"]), json!([log[1]]));
+    let streams = json!([{"stream": "thread-1", "version": 2}]);
+    assert_eq!(store.json(&["events", "streams"]), streams);
+    let rows = store.rows("SELECT sequence, stream, payload FROM event_log ORDER BY 1");
+    assert_eq!(rows, "1|thread-1|1\n2|thread-1|2\n");
+    assert_eq!(store.json(&["events", "prune", "--before", "2", "--yes"])["removed"], 1);
+    let extent = json!({"events": 1, "first": 2, "last": 2});
+    assert_eq!(store.json(&["events", "extent"]), extent);
+}
+
+fn pipelines(store: &Store) {
+    store.ok(&["pipelines", "add", "sync.yaml", "{\"steps\": []}"]);
+    let update = ["pipelines", "update", "sync.yaml", "--config", "{\"steps\": [1]}"];
+    let updated = store.json(&update);
+    assert_eq!((&updated["config"], &updated["version"]), (&json!({"steps": [1]}), &json!(2)));
+    assert_eq!(store.json(&["pipelines", "show", "sync.yaml"]), updated);
+    assert_eq!(store.json(&["pipelines", "list"]), json!([updated]));
+    let rows = store.rows("SELECT name, config, version FROM pipelines");
+    assert_eq!(rows, "sync.yaml|{\"steps\": [1]}|2\n");
+    store.ok(&["pipelines", "remove", "sync.yaml", "--yes"]);
+    assert_eq!(store.json(&["pipelines", "list"]), json!([]));
+}
+
+fn jobs_and_executions(store: &Store) {
+    store.ok(&["jobs", "add", "sync", "--cron", "0 2 * * *", "--pipeline", "sync.yaml"]);
+    store.ok(&["jobs", "disable", "sync"]);
+    store.ok(&["jobs", "enable", "sync"]);
+    store.ok(&["jobs", "update", "sync", "--next-run", "2020-01-01", "--expect-version", "3"]);
+    assert_eq!(store.run(&["jobs", "health"]).code, 1, "overdue");
+    assert_eq!(store.json(&["jobs", "list", "--due"])[0]["id"], "sync");
+    let claim = ["jobs", "claim", "--worker", "w", "--lease", "1h", "--execution", "r1"];
+    assert_eq!(store.json(&claim)["triggered_by"], "schedule");
+    assert_eq!(store.run(&["jobs", "claim", "--worker", "v"]).code, 1, "no other is due");
+    store.ok(&["executions", "extend", "r1", "--lease", "2h"]);
+    store.ok(&["executions", "update", "r1", "--steps", "[\"fetch\"]"]);
+    let ended = store.json(&["executions", "end", "r1", "failed", "--error", "no network"]);
+    assert_eq!(store.json(&["executions", "show", "r1"]), ended);
+    let rows = store.rows("SELECT status, error, steps FROM job_executions");
+    assert_eq!(rows, "failed|no network|[\"fetch\"]\n");
+    let rows = store.rows("SELECT id, last_result, lease_worker FROM scheduled_jobs");
+    assert_eq!(rows, "sync|failed|\n");
+    assert_eq!(store.json(&["jobs", "health"])["status"], "healthy");
+    let start = "2020-01-01T00:00:00Z";
+    let old = json!({"id": "r0", "job_id": "sync", "pipeline": "sync.yaml", "started_at": start,
+        "triggered_by": "import", "ended": {"at": start, "result": "succeeded"}});
+    store.ok(&["executions", "add", &old.to_string()]);
+    let listed = store.json(&["executions", "list", "sync"]);
+    assert_eq!((&listed[0], &listed[1]["id"]), (&ended, &json!("r0")));
+    let before = ["executions", "cleanup", "--before", "2021-01-01"];
+    assert_eq!(store.json(&[&before[..], &["--dry-run"]].concat())["would_remove"], 1);
+    assert_eq!(store.json(&[&before[..], &["--yes"]].concat())["removed"], 1);
+    assert_eq!(store.json(&["jobs", "remove", "sync", "--yes"])["executions_removed"], 1);
+    assert_eq!(store.json(&["jobs", "list"]), json!([]));
 }

@@ -279,7 +279,7 @@ impl StorageBackend for PostgresBackend {
         self.store.refuse_calls();
         self.committer.close().await;
         // What is under way is finished; what waits behind it finds the store closed.
-        drop(self.store.job_order.lock().await);
+        drop(self.store.job_order.turn().await);
         self.store.pool.close();
         Ok(())
     }

@@ -308,8 +308,9 @@ impl PostgresOptions {
         self
     }
 
-    /// How long a step of a prune may take; 0 means without limit. Each is small, but for the
-    /// look-ups at its end, which grow with the number of series.
+    /// How long a step of a prune, or the removal of a job, may take; 0 means without limit. A step is
+    /// small, but for the look-ups at the end, which grow with the number of series; a job goes with
+    /// all its executions at once.
     pub(crate) fn upkeep_timeout(&self) -> Duration {
         10 * self.statement_timeout
     }

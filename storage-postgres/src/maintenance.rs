@@ -307,8 +307,14 @@ pub(crate) async fn upkeep<T: Send + 'static, W: Future<Output = Result<T>> + Se
 ) -> Result<T> {
     let (caller, _alive) = oneshot::channel();
     let done = store.runtime.spawn(work(Arc::clone(store), caller)).await;
-    let panicked = |error| Error::new(ErrorKind::Internal, "a task failed").with_source(error);
     done.map_err(panicked).flatten().map_err(|error| named(error, operation))
+}
+
+/// How far it had got is not known.
+fn panicked(error: tokio::task::JoinError) -> Error {
+    Error::new(ErrorKind::Internal, "a task of the store ended early")
+        .with_outcome(Outcome::Unknown)
+        .with_source(error)
 }
 
 /// Ends what a killed prune left, adds up the slots of each day, compresses the chunks that are due,
@@ -367,3 +373,16 @@ const JOIN_SLOTS: &str = "
             RETURNING day, samples, oldest, newest, stale)
     INSERT INTO days (day, slot, samples, oldest, newest, stale)
     SELECT day, -1, sum(samples), min(oldest), max(newest), bool_or(stale) FROM gone GROUP BY day";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_task_that_ended_early_had_done_is_not_known() {
+        let task = tokio::spawn(std::future::pending::<()>());
+        task.abort();
+        let error = panicked(task.await.unwrap_err());
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Internal, Outcome::Unknown));
+    }
+}

@@ -15,6 +15,7 @@ use crate::config::PostgresOptions;
 use crate::connect::{Lease, Server, is_unusable};
 use crate::dictionary::Dictionary;
 use crate::error::{from_pg, is_disconnect};
+use crate::jobs::JobOrder;
 use crate::schema::{self, Locks, Opened};
 use crate::windows::Densities;
 
@@ -35,7 +36,7 @@ pub(crate) struct Store {
     /// before his next write or not at all.
     pub(crate) order: AsyncMutex<()>,
     /// The same for changes of jobs, which do not wait for commits of other parts.
-    pub(crate) job_order: AsyncMutex<()>,
+    pub(crate) job_order: JobOrder,
     closed: AtomicBool,
     /// Where the tasks of the handle run, whoever calls it.
     pub(crate) runtime: Handle,
@@ -56,7 +57,7 @@ impl Store {
             appended: Notify::new(),
             densities: Densities::default(),
             order: AsyncMutex::default(),
-            job_order: AsyncMutex::default(),
+            job_order: JobOrder::default(),
             closed: AtomicBool::new(false),
             runtime: Handle::current(),
         })

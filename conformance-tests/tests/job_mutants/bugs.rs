@@ -85,6 +85,7 @@ bugs! {
     EndsKeepLeases: "claims::an_end_gives_up_the_lease",
     RepeatsAreConflicts: "claims::a_claim_can_be_repeated",
     TakenIdsAreChanged: "claims::an_execution_id_that_is_taken_is_a_conflict",
+    GivesWhatWasAdded: "claims::an_execution_id_that_is_taken_is_a_conflict",
     AcceptsBadClaims: "claims::bad_claims_are_refused",
     ClaimsRace: "claims::workers_get_each_job_once",
     // Listings.

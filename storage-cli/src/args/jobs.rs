@@ -143,7 +143,10 @@ Examples:
   storage jobs claim daily-sync --worker me        run it now, due or not
 
 Nobody else gets the job until the lease is over or the execution has ended. Say `storage executions
-extend ID` before that, and `storage executions end ID succeeded` when it is done.")]
+extend ID` before that, and `storage executions end ID succeeded` when it is done.
+
+If a connection breaks it may not be known whether there is an execution. Repeat the claim with --execution
+and the id that the error names: it gives the same one, or claims now.")]
 pub(crate) struct JobClaim {
     /// This job, due or not [default: the one that has been due longest].
     pub(crate) id: Option<String>,
@@ -217,8 +220,8 @@ Examples:
       \"started_at\": \"2026-01-31T08:00:00Z\", \"triggered_by\": \"manual\"}'
   storage executions add - < executions.jsonl
 
-With - JSON lines are read from standard input, one execution each. They are added one by one, up to
-the first that is refused.")]
+With - JSON lines are read from standard input, one execution each. If one is wrong none is added. Then
+they are added one by one, up to the first whose id is taken or whose job is not there.")]
     Add {
         /// The execution as JSON, or - for standard input.
         execution: String,

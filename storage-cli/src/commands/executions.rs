@@ -4,13 +4,19 @@ use std::io::{self, BufRead};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use serde_json::Value;
-use storage::{Execution, ExecutionPatch, ExecutionQuery, ExecutionStatus, JobStore, Page, Store};
+use storage::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms};
+use storage::{
+    Cursor, Execution, ExecutionPatch, ExecutionQuery, ExecutionStatus, JobStore, Page, Store,
+};
 
 use super::jobs::Pages;
 use crate::args::{ExecutionList, Executions, Prune};
 use crate::output::{Cell, Output, ask_to_remove, text};
+
+/// Executions of one page where they are only counted: each may hold 2 MiB of JSON.
+const COUNTED_AT_ONCE: usize = 16;
 
 const COLUMNS: [&str; 14] = [
     "id",
@@ -29,9 +35,36 @@ const COLUMNS: [&str; 14] = [
     "steps",
 ];
 
+/// Reads what `add` is to add, all of it, before the store is opened.
+pub(super) fn prepare(verb: &Executions) -> Result<Option<Vec<Execution>>> {
+    let Executions::Add { execution } = verb else { return Ok(None) };
+    if execution == "-" {
+        return read_lines(io::stdin().lock()).map(Some);
+    }
+    let one: Execution = serde_json::from_str(execution).context("that is no execution as JSON")?;
+    one.validate()?;
+    Ok(Some(vec![one]))
+}
+
+fn read_lines(input: impl BufRead) -> Result<Vec<Execution>> {
+    let mut executions = Vec::new();
+    for (number, line) in (1..).zip(input.lines()) {
+        let line = line?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let one: Execution = serde_json::from_str(&line)
+            .with_context(|| format!("line {number} is no execution; nothing was added"))?;
+        one.validate().with_context(|| format!("line {number}; nothing was added"))?;
+        executions.push(one);
+    }
+    Ok(executions)
+}
+
 pub(super) async fn run(
     store: &Store,
     verb: &Executions,
+    prepared: Option<Vec<Execution>>,
     output: &mut Output,
     shown_url: &str,
 ) -> Result<ExitCode> {
@@ -42,7 +75,7 @@ pub(super) async fn run(
             print(jobs.execution(id).await?, output)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Executions::Add { execution } => return add(jobs, execution, output).await,
+        Executions::Add { .. } => return add(jobs, &prepared.unwrap_or_default(), output).await,
         Executions::Cleanup(args) => return clean_up(jobs, args, output, shown_url).await,
         Executions::Update { steps, context, .. } => ExecutionPatch {
             steps: json_of(steps.as_deref())?,
@@ -119,25 +152,20 @@ async fn list(jobs: &dyn JobStore, args: &ExecutionList, output: &mut Output) ->
     Ok(ExitCode::SUCCESS)
 }
 
-async fn add(jobs: &dyn JobStore, text: &str, output: &mut Output) -> Result<ExitCode> {
-    let mut added = 0;
-    if text == "-" {
-        for (number, line) in (1..).zip(io::stdin().lock().lines()) {
-            let line = line?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let place =
-                || format!("line {number}, after {} added", text::counted(added, "execution"));
-            let execution = serde_json::from_str(&line).with_context(place)?;
-            jobs.add_execution(&execution).await.with_context(place)?;
-            added += 1;
+async fn add(
+    jobs: &dyn JobStore,
+    executions: &[Execution],
+    output: &mut Output,
+) -> Result<ExitCode> {
+    for (added, execution) in (0..).zip(executions) {
+        let place = || format!("after {} added", text::counted(added, "execution"));
+        let done = jobs.add_execution(execution).await;
+        match added {
+            0 => done?,
+            _ => done.with_context(place)?,
         }
-    } else {
-        let execution = serde_json::from_str(text).context("that is no execution as JSON")?;
-        jobs.add_execution(&execution).await?;
-        added = 1;
     }
+    let added = executions.len() as u64;
     output.record(vec![("executions_added", Cell::Count(added))])?;
     Ok(ExitCode::SUCCESS)
 }
@@ -150,7 +178,7 @@ async fn clean_up(
 ) -> Result<ExitCode> {
     let before = ("before", Cell::Time(args.before));
     if args.dry_run {
-        let count = count_before(jobs, args).await?;
+        let count = count_before(jobs, args.before).await?;
         output.record(vec![before, ("would_remove", Cell::Count(count))])?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -164,18 +192,56 @@ async fn clean_up(
     Ok(ExitCode::SUCCESS)
 }
 
-async fn count_before(jobs: &dyn JobStore, args: &Prune) -> Result<u64> {
-    let mut query = ExecutionQuery::default().page(Page::first(500));
+/// Counts what a cleanup would remove, without reading what started later.
+async fn count_before(jobs: &dyn JobStore, before: DateTime<Utc>) -> Result<u64> {
+    let page = Page { limit: COUNTED_AT_ONCE, after: cursor_at(before) };
+    let mut query = ExecutionQuery::default().page(page);
     let mut count = 0;
     loop {
         let listed = jobs.executions(&query).await?;
-        let is_old = |one: &&Execution| {
-            one.status() != ExecutionStatus::Running && one.started_at < args.before
-        };
-        count += listed.items.iter().filter(is_old).count() as u64;
+        let has_ended = |one: &&Execution| one.status() != ExecutionStatus::Running;
+        count += listed.items.iter().filter(has_ended).count() as u64;
         query.page.after = listed.next;
         if query.page.after.is_none() {
             return Ok(count);
         }
+    }
+}
+
+/// Where a listing goes on with what started before `time`, which is floored as a store floors it;
+/// none if that is everything.
+fn cursor_at(time: DateTime<Utc>) -> Option<Cursor> {
+    let ms = floor_ms(time);
+    // The newest come first, those of one start by id backwards: no id comes after this one.
+    let last = |ms| Execution::new("\u{1}", "any", "any", from_ms(ms));
+    (ms < END_MS).then(|| Cursor::after_execution(&last(ms.max(MIN_MS))))
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::{Ended, InMemory, NewJob, RunResult};
+
+    use super::*;
+
+    /// Floored, as a cleanup floors it, however early or late; those under way stay.
+    #[tokio::test]
+    async fn a_dry_run_counts_what_a_cleanup_removes() {
+        let jobs = InMemory::new().jobs();
+        let (at, us) = (from_ms, DateTime::from_timestamp_micros);
+        jobs.add_job(&NewJob::new("a", "p", "@daily".parse().unwrap()), at(0)).await.unwrap();
+        for n in 0..40 {
+            let ended = Some(Ended { at: at(99), result: RunResult::Failed, error: None });
+            let run = Execution::new(format!("r{n}"), "a", "p", at(n));
+            jobs.add_execution(&Execution { ended, ..run.clone() }).await.unwrap();
+            let under_way = Execution { id: format!("s{n}"), ..run };
+            jobs.add_execution(&under_way).await.unwrap();
+        }
+        let (min, max) = (DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC);
+        for before in [min, us(-1).unwrap(), at(0), us(1_999).unwrap(), at(2), at(39), max] {
+            let counted = count_before(&jobs, before).await.unwrap();
+            let removed = jobs.remove_executions_before(before).await.unwrap();
+            assert_eq!(counted, removed, "before {before}");
+        }
+        assert_eq!(count_before(&jobs, max).await.unwrap(), 0);
     }
 }

@@ -186,7 +186,8 @@ async fn claim(jobs: &dyn JobStore, args: &JobClaim, output: &mut Output) -> Res
     let id = args.execution.clone().unwrap_or_else(random_id);
     let mut claim = Claim::next(id, &args.worker, args.lease, Utc::now());
     claim.job_id.clone_from(&args.id);
-    match jobs.claim(&claim).await? {
+    let claimed = jobs.claim(&claim).await;
+    match claimed.map_err(|error| claim.name_execution(error))? {
         Some(execution) => {
             executions::print(execution, output)?;
             Ok(ExitCode::SUCCESS)

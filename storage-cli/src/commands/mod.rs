@@ -65,7 +65,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         }
         _ => {}
     }
-    let (mut prepared, mut values, mut batch, mut pipeline) = (None, None, None, None);
+    let (mut prepared, mut values, mut batch) = (None, None, None);
+    let (mut pipeline, mut executions) = (None, None);
     match &command {
         Command::Collect(args) => collect::check(args)?,
         Command::Import(args) => prepared = Some(import::prepare(args, output).await?),
@@ -73,6 +74,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Events(Events::Append(args)) => batch = Some(events::prepare(args)?),
         Command::Jobs(Jobs::Add(args)) => drop(jobs::prepare(args)?),
         Command::Pipelines(verb) => pipeline = pipelines::prepare(verb)?,
+        Command::Executions(verb) => executions = executions::prepare(verb)?,
         _ => {}
     }
     let creates = command.creates();
@@ -99,7 +101,9 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode> {
         Command::Pipelines(verb) => {
             pipelines::run(&whole, &verb, pipeline, output, &shown_url).await
         }
-        Command::Executions(verb) => executions::run(&whole, &verb, output, &shown_url).await,
+        Command::Executions(verb) => {
+            executions::run(&whole, &verb, executions, output, &shown_url).await
+        }
         Command::Stats => stats::run(&*store, output, &shown_url).await,
         Command::Health => health::run(&*store, output).await,
         Command::Check => check::run(&*store, output).await,

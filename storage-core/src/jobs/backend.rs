@@ -54,8 +54,9 @@ use crate::error::Result;
 ///
 /// # Cancellation
 /// Dropping the future of a call leaves all of its effect or none (of a removal of old executions: a
-/// part), and the handle usable. A change
-/// that is still made after its future was dropped is made before any later one of the same handle.
+/// part), and the handle usable. A change that is still made after its future was dropped is made
+/// before any later one of the same handle; only that of an execution need not wait for the removal of
+/// another job.
 ///
 /// # Errors
 /// Every method may return, besides the kinds that it lists, `Unavailable`, `Busy`, `Timeout`,
@@ -174,11 +175,14 @@ pub trait JobStore: Send + Sync {
     ///
     /// Due is a job that is enabled and whose next run has come, or whose lease is over. Of several
     /// the one that has been due longest is given, of those the one whose id comes first, byte by
-    /// byte. The execution stands for the planned run that is due, and says how many more have
-    /// passed since, which are not made up for; the next run is the first of the schedule after
-    /// `at`. A claim of one job ([`Claim::of_job`]) gives that one, due or not and enabled or not,
-    /// and leaves its next run as it is; its execution is `triggered_by` `manual`, others by
-    /// `schedule`.
+    /// byte; one that somebody else is changing at that moment may be passed over for the next.
+    ///
+    /// The execution stands for the planned run that is due, and says how many more have passed
+    /// since, which are not made up for; the next run is the first of the schedule after `at`. A
+    /// claim of one job ([`Claim::of_job`]) gives that one, due or not and enabled or not, and
+    /// leaves its next run as it is; its execution is `triggered_by` `manual`, others by
+    /// `schedule`. One that tries a lost run again keeps what triggered that, and which planned run
+    /// it stands for.
     ///
     /// A claim that is repeated, with the same execution id by the same worker, gives the execution
     /// that it gave before as long as that is under way, and changes nothing.

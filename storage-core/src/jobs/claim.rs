@@ -71,15 +71,28 @@ impl Claim {
     }
 
     /// What the claim gives if there is an execution with its id: that one, if this very claim can
-    /// have made it and it is still under way.
+    /// have made it and it is still under way. `lease` is that of its job: an execution that was
+    /// added holds none, whoever runs it.
     ///
     /// # Errors
     /// `Conflict` with the detail `execution` otherwise.
-    pub fn repeat(&self, found: Execution) -> Result<Execution> {
-        let is_own = found.worker.as_ref() == Some(&self.worker)
-            && self.job_id.as_ref().is_none_or(|id| *id == found.job_id)
-            && found.ended.is_none();
-        if is_own { Ok(found) } else { Err(taken("execution", &self.execution_id)) }
+    pub fn repeat(&self, found: Execution, lease: Option<&Lease>) -> Result<Execution> {
+        let is_held = |lease: &Lease| lease.execution_id == found.id && lease.worker == self.worker;
+        let is_asked_for = self.job_id.as_ref().is_none_or(|id| *id == found.job_id);
+        match is_asked_for && lease.is_some_and(is_held) {
+            true => Ok(found),
+            false => Err(taken("execution", &self.execution_id)),
+        }
+    }
+
+    /// Names the execution id in an error of this claim, as the detail `execution`, unless one is
+    /// named: who has drawn the id at random needs it to repeat a claim whose outcome is unknown.
+    #[must_use]
+    pub fn name_execution(&self, error: Error) -> Error {
+        match error.context("execution") {
+            Some(_) => error,
+            None => error.with_context("execution", &self.execution_id),
+        }
     }
 
     /// Gives `job` to the worker: the new execution. `under_way` is the one that the lease of the

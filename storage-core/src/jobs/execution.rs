@@ -53,7 +53,8 @@ pub struct Execution {
     /// The planned run that it stands for; none if somebody asked for it.
     #[serde(default)]
     pub scheduled_for: Option<DateTime<Utc>>,
-    /// Planned runs that passed unclaimed before it started and are not made up for, at most 999.
+    /// Planned runs that passed unclaimed before it started and are not made up for: at most 2^63 - 1;
+    /// a claim counts no more than 999.
     #[serde(default)]
     pub missed_runs: u64,
     /// 1, and one more each time that a worker was lost and another tried again.
@@ -273,7 +274,7 @@ impl Execution {
                 Error::new(ErrorKind::Conflict, "the execution holds no lease")
                     .with_context("execution", &self.id)
             })?;
-            lease.until = later(at, span);
+            lease.until = later(from_ms(floor_ms(at)), span);
         }
         if let Some(context) = &patch.context {
             self.context = without_null(Some(context.clone()));
@@ -330,6 +331,11 @@ impl ExecutionPatch {
     /// Keeps others off for another `lease`.
     pub fn extend(lease: Duration) -> Self {
         Self { lease: Some(lease), ..Self::default() }
+    }
+
+    /// Whether the execution itself changes: a lease is kept by its job.
+    pub fn changes_execution(&self) -> bool {
+        self.context.is_some() || self.steps.is_some() || self.result.is_some()
     }
 
     /// Checks the patch against the contract.

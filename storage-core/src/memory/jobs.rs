@@ -244,7 +244,8 @@ impl JobStore for InMemoryJobs {
 impl Jobs {
     fn claim(&mut self, claim: &Claim) -> Result<Option<Execution>> {
         if let Some(found) = self.executions.get(&claim.execution_id) {
-            return claim.repeat(found.clone()).map(Some);
+            let lease = self.jobs.get(&found.job_id).and_then(|job| job.lease.as_ref());
+            return claim.repeat(found.clone(), lease).map(Some);
         }
         let at = from_ms(floor_ms(claim.at));
         let job = match &claim.job_id {

@@ -4,6 +4,7 @@
 //! What becomes of what is changed is decided by the functions of `storage_core::jobs`, the same for
 //! every backend.
 
+mod order;
 mod read;
 mod rows;
 mod write;
@@ -25,9 +26,16 @@ use crate::convert::PgTime;
 use crate::maintenance::upkeep;
 use crate::schema::JOBS_VERSION;
 use crate::store::Store;
+use write::Pace;
+
+pub(crate) use order::Order as JobOrder;
 
 /// The jobs in a schema of a PostgreSQL database; see
 /// [`PostgresBackend::jobs`](crate::PostgresBackend::jobs).
+///
+/// The changes of one handle are made one after the other. A removal of a job with many executions may
+/// take ten times as long as other statements. So that no lease is lost meanwhile, the executions of
+/// other jobs are extended, changed and ended beside it; what else the handle is to change waits.
 #[derive(Debug, Clone)]
 pub struct PostgresJobs {
     store: Arc<Store>,
@@ -54,7 +62,9 @@ impl PostgresJobs {
         change: impl for<'c> Fn(&'c ClientWrapper) -> BoxFuture<'c, Result<T>> + Send + Sync + 'static,
     ) -> Result<T> {
         upkeep(&self.store, operation, move |store, caller| async move {
-            write::run(&store, &caller, change).await
+            // Held across the transaction on purpose: what this handle changes later comes later.
+            let _turn = store.job_order.turn().await;
+            write::run(&store, &caller, Pace::Ordinary, change).await
         })
         .await
     }
@@ -91,9 +101,8 @@ impl JobStore for PostgresJobs {
     async fn remove_job(&self, id: &str) -> Result<u64> {
         self.checked("remove_job", Ok(()))?;
         let id: Arc<str> = id.into();
-        self.change("remove_job", move |client| {
-            let id = Arc::clone(&id);
-            Box::pin(async move { write::remove_job(client, &id).await })
+        upkeep(&self.store, "remove_job", move |store, caller| async move {
+            write::remove_job(&store, &caller, id).await
         })
         .await
     }
@@ -179,9 +188,13 @@ impl JobStore for PostgresJobs {
     ) -> Result<Execution> {
         self.checked("update_execution", patch.validate())?;
         let what = Arc::new((id.to_owned(), patch.clone()));
-        self.change("update_execution", move |client| {
-            let what = Arc::clone(&what);
-            Box::pin(async move { write::update_execution(client, &what.0, &what.1, at).await })
+        upkeep(&self.store, "update_execution", move |store, caller| async move {
+            let _turn = store.job_order.turn_of_execution().await;
+            write::run(&store, &caller, Pace::Ordinary, |client| {
+                let what = Arc::clone(&what);
+                Box::pin(async move { write::update_execution(client, &what.0, &what.1, at).await })
+            })
+            .await
         })
         .await
     }

@@ -1,7 +1,10 @@
-//! Changes of jobs, each in one transaction on a connection of the pool.
+//! Changes of jobs, each in one transaction on a connection of the pool, in the turn that `order`
+//! gives.
 //!
 //! Who changes a job or one of its executions locks the row of the job first, so that two never wait
 //! for each other in a circle, and reads what it changes after that.
+
+use std::sync::Arc;
 
 use deadpool_postgres::ClientWrapper;
 use futures_util::future::BoxFuture;
@@ -29,15 +32,23 @@ const ATTEMPTS_MAX: usize = 8;
 /// Executions that one step removes.
 const STEP_EXECUTIONS: i64 = 10_000;
 
-/// Makes a change in one transaction. Done again from the start where another transaction was in the
-/// way, or the connection had died while it lay in the pool.
+/// How long a transaction may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Pace {
+    /// As long as any statement.
+    Ordinary,
+    /// As long as a step of upkeep.
+    Upkeep,
+}
+
+/// Makes a change in one transaction, while who calls holds the turn. Done again from the start where
+/// another transaction was in the way, or the connection had died while it lay in the pool.
 pub(super) async fn run<T>(
     store: &Store,
     caller: &oneshot::Sender<()>,
+    pace: Pace,
     change: impl for<'c> Fn(&'c ClientWrapper) -> BoxFuture<'c, Result<T>>,
 ) -> Result<T> {
-    // Held across the transaction on purpose: what this handle changes later comes later.
-    let _order = store.job_order.lock().await;
     let mut attempts = 0;
     loop {
         attempts += 1;
@@ -47,7 +58,7 @@ pub(super) async fn run<T>(
         }
         let lease = Lease::take(&store.pool).await?;
         let was_used = lease.is_used();
-        let error = match transact(store, &lease, &change).await {
+        let error = match transact(store, &lease, pace, &change).await {
             Ok(done) => {
                 lease.give_back();
                 return Ok(done);
@@ -69,13 +80,24 @@ pub(super) async fn run<T>(
 async fn transact<T>(
     store: &Store,
     client: &ClientWrapper,
+    pace: Pace,
     change: &impl for<'c> Fn(&'c ClientWrapper) -> BoxFuture<'c, Result<T>>,
 ) -> Result<T> {
+    let begin = match pace {
+        Pace::Ordinary => "BEGIN".to_owned(),
+        Pace::Upkeep => {
+            let timeout_ms = store.options.upkeep_timeout().as_millis();
+            format!("BEGIN; SET LOCAL statement_timeout = {timeout_ms}")
+        }
+    };
     let work = async {
-        client.batch_execute("BEGIN").await.map_err(from_pg)?;
+        client.batch_execute(&begin).await.map_err(from_pg)?;
         change(client).await
     };
-    let changed = store.server.in_time(work).await;
+    let changed = match pace {
+        Pace::Ordinary => store.server.in_time(work).await,
+        Pace::Upkeep => store.server.in_time_for_upkeep(work).await,
+    };
     match changed {
         Ok(value) => {
             let commit = async { Ok(client.batch_execute("COMMIT").await) };
@@ -146,12 +168,25 @@ pub(super) async fn update_job(
     Ok(job)
 }
 
-pub(super) async fn remove_job(client: &ClientWrapper, id: &str) -> Result<u64> {
-    lock_job(client, id).await?;
-    // Before the job, so that they are counted.
-    let gone = delete(client, "DELETE FROM job_executions WHERE job_id = $1", id).await?;
-    delete(client, "DELETE FROM scheduled_jobs WHERE id = $1", id).await?;
-    Ok(gone)
+/// Removes a job with its executions, however many those are, and returns how many they were.
+pub(super) async fn remove_job(
+    store: &Store,
+    caller: &oneshot::Sender<()>,
+    id: Arc<str>,
+) -> Result<u64> {
+    let turn = Arc::new(store.job_order.turn().await);
+    run(store, caller, Pace::Upkeep, |client| {
+        let (id, turn) = (Arc::clone(&id), Arc::clone(&turn));
+        Box::pin(async move {
+            lock_job(client, &id).await?;
+            turn.let_executions_go_on();
+            // Before the job, so that they are counted.
+            let gone = delete(client, "DELETE FROM job_executions WHERE job_id = $1", &id).await?;
+            delete(client, "DELETE FROM scheduled_jobs WHERE id = $1", &id).await?;
+            Ok(gone)
+        })
+    })
+    .await
 }
 
 pub(super) async fn add_pipeline(client: &ClientWrapper, pipeline: Pipeline) -> Result<Pipeline> {
@@ -216,18 +251,34 @@ pub(super) async fn update_execution(
     let mut execution = find_execution(client, id).await?.ok_or_else(missing)?;
     execution.apply(&mut job, patch, at)?;
     put_job(client, &job, Existing::IsReplaced).await?;
-    put_execution(client, &execution, Existing::IsReplaced).await?;
+    // A sign of life comes often, and context and steps may be large.
+    if patch.changes_execution() {
+        put_execution(client, &execution, Existing::IsReplaced).await?;
+    }
     Ok(execution)
 }
 
+/// What the claim gave when it was made before; none if it was not.
+async fn repeated(client: &ClientWrapper, claim: &Claim) -> Result<Option<Execution>> {
+    let Some(found) = find_execution(client, &claim.execution_id).await? else { return Ok(None) };
+    let job = row(client, &format!("{JOBS} WHERE id = $1"), &[&found.job_id], job_of).await?;
+    // Without its job it has just been removed, too.
+    let job = job.ok_or_else(again)?;
+    claim.repeat(found, job.lease.as_ref()).map(Some)
+}
+
 pub(super) async fn claim(client: &ClientWrapper, claim: &Claim) -> Result<Option<Execution>> {
-    if let Some(found) = find_execution(client, &claim.execution_id).await? {
-        return claim.repeat(found).map(Some);
+    if let Some(found) = repeated(client, claim).await? {
+        return Ok(Some(found));
     }
     let job = match &claim.job_id {
         Some(id) => Some(lock_job(client, id).await?),
         None => next_due(client, time_of(claim.at)).await?,
     };
+    // The commit of the same claim, whose answer was lost, may have been waited for just now.
+    if let Some(found) = repeated(client, claim).await? {
+        return Ok(Some(found));
+    }
     let Some(mut job) = job else { return Ok(None) };
     let mut under_way = match &job.lease {
         Some(lease) => find_execution(client, &lease.execution_id).await?,
@@ -245,8 +296,9 @@ pub(super) async fn claim(client: &ClientWrapper, claim: &Claim) -> Result<Optio
     }
 }
 
-/// Locks the job that has been due longest. Those that other claims have just locked are left to
-/// them; only if there are no others, their ends are waited for.
+/// Locks the job that has been due longest. One that somebody else has locked at the moment is passed
+/// over, for a claim has most likely locked it; but also if it is being changed otherwise and still due
+/// afterwards. Only if no others are due, the ends of those transactions are waited for.
 async fn next_due(client: &ClientWrapper, at: PgTime) -> Result<Option<Job>> {
     let due = "WHERE enabled AND coalesce(lease_until, next_run) <= $1";
     let first = "ORDER BY coalesce(lease_until, next_run), id LIMIT 1 FOR UPDATE";
@@ -285,7 +337,8 @@ pub(super) async fn remove_executions(
 ) -> Result<u64> {
     let mut removed = 0;
     loop {
-        let step = run(store, caller, |client| {
+        let turn = store.job_order.turn().await;
+        let step = run(store, caller, Pace::Ordinary, |client| {
             Box::pin(async move {
                 let counts = |row: &tokio_postgres::Row| -> Result<(i64, i64)> {
                     Ok((row.try_get(0).map_err(from_pg)?, row.try_get(1).map_err(from_pg)?))
@@ -293,7 +346,9 @@ pub(super) async fn remove_executions(
                 row(client, STEP, &[&cutoff, &STEP_EXECUTIONS], counts).await
             })
         });
-        match step.await {
+        let counts = step.await;
+        drop(turn);
+        match counts {
             Ok(counts) => {
                 let (chosen, gone) = counts.unwrap_or_default();
                 removed += gone.cast_unsigned();

@@ -35,6 +35,9 @@ const STEP_EXECUTIONS: i64 = 4096;
 /// each index.
 const ROW_BYTES: u64 = 1024;
 
+/// What a change gives, and how many bytes of long texts it wrote.
+type Changed<T> = Result<(T, usize)>;
+
 /// The jobs in a SQLite file; see [`SqliteBackend::jobs`](crate::SqliteBackend::jobs).
 ///
 /// ```
@@ -83,12 +86,11 @@ impl SqliteJobs {
     }
 
     /// Makes a change in a transaction and a task of its own, so that dropping the caller never stops
-    /// it half way; `bytes` is what it writes of long texts.
+    /// it half way.
     async fn change<T: Send + 'static>(
         &self,
         operation: &'static str,
-        bytes: usize,
-        change: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Result<T>>
+        change: impl for<'c> FnOnce(&'c mut SqliteConnection) -> BoxFuture<'c, Changed<T>>
         + Send
         + 'static,
     ) -> Result<T> {
@@ -105,7 +107,7 @@ impl SqliteJobs {
                 true => changed,
                 false => changed.map_err(of_commit),
             };
-            let changed = changed.inspect_err(|error| store.note_write_error(error))?;
+            let (changed, bytes) = changed.inspect_err(|error| store.note_write_error(error))?;
             store.checkpoint_if_due(connection, ROW_BYTES + bytes as u64).await;
             Ok(changed)
         })
@@ -131,7 +133,7 @@ fn check_wanted(caller: &oneshot::Sender<()>) -> Result<()> {
 impl JobStore for SqliteJobs {
     async fn add_job(&self, job: &NewJob, at: DateTime<Utc>) -> Result<Job> {
         let job = self.checked("add_job", job.clone().into_job(at))?;
-        self.change("add_job", 0, |connection| {
+        self.change("add_job", |connection| {
             Box::pin(async move {
                 match read::job(connection, &job.id).await {
                     Ok(_) => return Err(taken("job", &job.id)),
@@ -139,7 +141,7 @@ impl JobStore for SqliteJobs {
                     Err(error) => return Err(error),
                 }
                 put_job(connection, &job).await?;
-                Ok(job)
+                Ok((job, 0))
             })
         })
         .await
@@ -159,12 +161,12 @@ impl JobStore for SqliteJobs {
     async fn update_job(&self, id: &str, patch: &JobPatch, at: DateTime<Utc>) -> Result<Job> {
         self.checked("update_job", patch.validate())?;
         let (id, patch) = (id.to_owned(), patch.clone());
-        self.change("update_job", 0, move |connection| {
+        self.change("update_job", move |connection| {
             Box::pin(async move {
                 let mut job = read::job(connection, &id).await?;
                 job.apply(&patch, at)?;
                 put_job(connection, &job).await?;
-                Ok(job)
+                Ok((job, 0))
             })
         })
         .await
@@ -172,14 +174,14 @@ impl JobStore for SqliteJobs {
 
     async fn remove_job(&self, id: &str) -> Result<u64> {
         let id = id.to_owned();
-        self.change("remove_job", 0, move |connection| {
+        self.change("remove_job", move |connection| {
             Box::pin(async move {
                 read::job(connection, &id).await?;
                 // Before the job, so that they are counted, whatever the foreign key would do.
                 let gone = delete(connection, "DELETE FROM job_executions WHERE job_id = ?", &id);
                 let gone = gone.await?;
                 delete(connection, "DELETE FROM scheduled_jobs WHERE id = ?", &id).await?;
-                Ok(gone)
+                Ok((gone, (gone * ROW_BYTES) as usize))
             })
         })
         .await
@@ -187,15 +189,15 @@ impl JobStore for SqliteJobs {
 
     async fn add_pipeline(&self, pipeline: &NewPipeline, at: DateTime<Utc>) -> Result<Pipeline> {
         let pipeline = self.checked("add_pipeline", pipeline.clone().into_pipeline(at))?;
-        self.change("add_pipeline", pipeline.description.len(), |connection| {
+        self.change("add_pipeline", |connection| {
             Box::pin(async move {
                 match read::pipeline(connection, &pipeline.name).await {
                     Ok(_) => return Err(taken("pipeline", &pipeline.name)),
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
                     Err(error) => return Err(error),
                 }
-                put_pipeline(connection, &pipeline).await?;
-                Ok(pipeline)
+                let bytes = put_pipeline(connection, &pipeline).await?;
+                Ok((pipeline, bytes))
             })
         })
         .await
@@ -221,12 +223,12 @@ impl JobStore for SqliteJobs {
     ) -> Result<Pipeline> {
         self.checked("update_pipeline", patch.validate())?;
         let (name, patch) = (name.to_owned(), patch.clone());
-        self.change("update_pipeline", 0, move |connection| {
+        self.change("update_pipeline", move |connection| {
             Box::pin(async move {
                 let mut pipeline = read::pipeline(connection, &name).await?;
                 pipeline.apply(&patch, at)?;
-                put_pipeline(connection, &pipeline).await?;
-                Ok(pipeline)
+                let bytes = put_pipeline(connection, &pipeline).await?;
+                Ok((pipeline, bytes))
             })
         })
         .await
@@ -234,11 +236,11 @@ impl JobStore for SqliteJobs {
 
     async fn remove_pipeline(&self, name: &str) -> Result<()> {
         let name = name.to_owned();
-        self.change("remove_pipeline", 0, move |connection| {
+        self.change("remove_pipeline", move |connection| {
             Box::pin(async move {
                 match delete(connection, "DELETE FROM pipelines WHERE name = ?", &name).await? {
                     0 => Err(storage_core::jobs::refusal::not_found("pipeline", &name)),
-                    _ => Ok(()),
+                    _ => Ok(((), 0)),
                 }
             })
         })
@@ -248,16 +250,14 @@ impl JobStore for SqliteJobs {
     async fn claim(&self, claim: &Claim) -> Result<Option<Execution>> {
         self.checked("claim", claim.validate())?;
         let claim = claim.clone();
-        self.change("claim", 0, |connection| {
-            Box::pin(async move { take(connection, &claim).await })
-        })
-        .await
+        self.change("claim", |connection| Box::pin(async move { take(connection, &claim).await }))
+            .await
     }
 
     async fn add_execution(&self, execution: &Execution) -> Result<()> {
         self.checked("add_execution", execution.validate())?;
         let execution = execution.clone().into_stored();
-        self.change("add_execution", 0, move |connection| {
+        self.change("add_execution", move |connection| {
             Box::pin(async move {
                 let mut job = read::job(connection, &execution.job_id).await?;
                 if read::find_execution(connection, &execution.id).await?.is_some() {
@@ -265,7 +265,7 @@ impl JobStore for SqliteJobs {
                 }
                 job.note_end(&execution);
                 put_job(connection, &job).await?;
-                put_execution(connection, &execution).await
+                Ok(((), put_execution(connection, &execution).await?))
             })
         })
         .await
@@ -291,14 +291,18 @@ impl JobStore for SqliteJobs {
     ) -> Result<Execution> {
         self.checked("update_execution", patch.validate())?;
         let (id, patch) = (id.to_owned(), patch.clone());
-        self.change("update_execution", 0, move |connection| {
+        self.change("update_execution", move |connection| {
             Box::pin(async move {
                 let mut execution = read::execution(connection, &id).await?;
                 let mut job = read::job(connection, &execution.job_id).await?;
                 execution.apply(&mut job, &patch, at)?;
                 put_job(connection, &job).await?;
-                put_execution(connection, &execution).await?;
-                Ok(execution)
+                let bytes = match patch.changes_execution() {
+                    true => put_execution(connection, &execution).await?,
+                    // A sign of life comes often, and context and steps may be large.
+                    false => 0,
+                };
+                Ok((execution, bytes))
             })
         })
         .await
@@ -336,26 +340,27 @@ fn nothing<T>() -> Listed<T> {
     Listed { items: Vec::new(), next: None }
 }
 
-async fn take(connection: &mut SqliteConnection, claim: &Claim) -> Result<Option<Execution>> {
+async fn take(connection: &mut SqliteConnection, claim: &Claim) -> Changed<Option<Execution>> {
     if let Some(found) = read::find_execution(connection, &claim.execution_id).await? {
-        return claim.repeat(found).map(Some);
+        let job = read::job(connection, &found.job_id).await?;
+        return claim.repeat(found, job.lease.as_ref()).map(|found| (Some(found), 0));
     }
     let job = match &claim.job_id {
         Some(id) => Some(read::job(connection, id).await?),
         None => read::next_due(connection, claim.at).await?,
     };
-    let Some(mut job) = job else { return Ok(None) };
+    let Some(mut job) = job else { return Ok((None, 0)) };
     let mut under_way = match &job.lease {
         Some(lease) => read::find_execution(connection, &lease.execution_id).await?,
         None => None,
     };
     let execution = claim.take(&mut job, under_way.as_mut())?;
     put_job(connection, &job).await?;
+    let mut bytes = put_execution(connection, &execution).await?;
     if let Some(lost) = &under_way {
-        put_execution(connection, lost).await?;
+        bytes += put_execution(connection, lost).await?;
     }
-    put_execution(connection, &execution).await?;
-    Ok(Some(execution))
+    Ok((Some(execution), bytes))
 }
 
 async fn delete(connection: &mut SqliteConnection, sql: &'static str, id: &str) -> Result<u64> {

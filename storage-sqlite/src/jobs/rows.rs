@@ -70,30 +70,38 @@ pub(crate) async fn put_job(connection: &mut SqliteConnection, job: &Job) -> Res
         .map_err(from_sqlx)
 }
 
-/// Adds a pipeline, or replaces what is stored of it.
+/// Adds a pipeline, or replaces what is stored of it; returns how many bytes of long texts it wrote.
 pub(crate) async fn put_pipeline(
     connection: &mut SqliteConnection,
     pipeline: &Pipeline,
-) -> Result<()> {
+) -> Result<usize> {
+    let config = text_of(&pipeline.config)?;
+    let bytes = pipeline.description.len() + config.len();
     sqlx::query(PUT_PIPELINE)
         .bind(&pipeline.name)
         .bind(&pipeline.description)
-        .bind(text_of(&pipeline.config)?)
+        .bind(config)
         .bind(pipeline.version.cast_signed())
         .bind(floor_ms(pipeline.created_at))
         .bind(floor_ms(pipeline.updated_at))
         .execute(connection)
         .await
-        .map(drop)
+        .map(|_| bytes)
         .map_err(from_sqlx)
 }
 
-/// Adds an execution, or replaces what can change of it.
+/// Adds an execution, or replaces what can change of it; returns how many bytes of long texts it
+/// wrote.
 pub(crate) async fn put_execution(
     connection: &mut SqliteConnection,
     execution: &Execution,
-) -> Result<()> {
+) -> Result<usize> {
     let ended = execution.ended.as_ref();
+    let error = ended.and_then(|ended| ended.error.as_deref());
+    let context = execution.context.as_ref().map(text_of).transpose()?;
+    let steps = execution.steps.as_ref().map(text_of).transpose()?;
+    let texts = [error, context.as_deref(), steps.as_deref()];
+    let bytes = texts.into_iter().flatten().map(str::len).sum();
     sqlx::query(PUT_EXECUTION)
         .bind(&execution.id)
         .bind(&execution.job_id)
@@ -101,9 +109,9 @@ pub(crate) async fn put_execution(
         .bind(floor_ms(execution.started_at))
         .bind(ended.map(|ended| floor_ms(ended.at)))
         .bind(execution.status().as_str())
-        .bind(ended.and_then(|ended| ended.error.as_ref()))
-        .bind(execution.context.as_ref().map(text_of).transpose()?)
-        .bind(execution.steps.as_ref().map(text_of).transpose()?)
+        .bind(error)
+        .bind(context)
+        .bind(steps)
         .bind(&execution.triggered_by)
         .bind(execution.scheduled_for.map(floor_ms))
         .bind(execution.missed_runs.cast_signed())
@@ -111,7 +119,7 @@ pub(crate) async fn put_execution(
         .bind(execution.worker.as_ref())
         .execute(connection)
         .await
-        .map(drop)
+        .map(|_| bytes)
         .map_err(from_sqlx)
 }
 

@@ -399,13 +399,17 @@ async fn an_execution_id_that_is_taken_is_a_conflict(ctx: &Ctx) -> CaseResult {
     let jobs = ctx.jobs()?;
     add_hourly(&**jobs, &["a", "b", "c"]).await?;
     jobs.claim(&claim("r", NOON + HOUR)).await?;
-    jobs.add_execution(&running("added", "b", NOON)).await?;
+    let added = Execution { worker: Some("w".to_owned()), ..running("added", "b", NOON) };
+    jobs.add_execution(&added).await?;
+    jobs.add_execution(&running("nobody's", "b", NOON)).await?;
     jobs.add_execution(&ended("ended", "b", NOON, RunResult::Succeeded)).await?;
     let before = all_jobs(jobs).await?;
     for (id, claim) in [
         ("r", claim_by("r", "another", NOON + HOUR)),
         ("r", claim("r", NOON + HOUR).of_job("b")),
         ("added", claim("added", NOON + HOUR)),
+        ("added", claim("added", NOON + HOUR).of_job("b")),
+        ("nobody's", claim("nobody's", NOON + HOUR)),
         ("ended", claim("ended", NOON + HOUR)),
         ("ended", claim("ended", NOON)),
     ] {
@@ -414,6 +418,7 @@ async fn an_execution_id_that_is_taken_is_a_conflict(ctx: &Ctx) -> CaseResult {
     ensure_eq!(all_jobs(jobs).await?, before);
     let run = jobs.claim(&claim("free", NOON + HOUR)).await?;
     ensure_eq!(run.map(|run| run.job_id).as_deref(), Some("b"));
+    expect_conflict(jobs.claim(&claim("added", NOON + HOUR)).await, ("execution", "added"))?;
     Ok(())
 }
 
@@ -454,6 +459,10 @@ async fn times_of_a_claim_are_floored(ctx: &Ctx) -> CaseResult {
     ensure_eq!(run.map(|run| run.started_at), Some(at(-1)));
     let lease = jobs.job("a").await?.lease;
     ensure_eq!(lease.map(|lease| lease.until), Some(at(0)));
+    let extend = ExecutionPatch::extend(fine.lease);
+    jobs.update_execution("r", &extend, at_us(2999)).await?;
+    let lease = jobs.job("a").await?.lease;
+    ensure_eq!(lease.map(|lease| lease.until), Some(at(3)), "extended");
     Ok(())
 }
 
