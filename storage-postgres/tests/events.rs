@@ -99,7 +99,7 @@ async fn space_is_given_back() {
     };
     let full = size().await;
     store.compact().await.unwrap();
-    assert_eq!(size().await, full, "nothing was empty");
+    assert!(size().await >= full, "nothing was empty");
     assert_eq!(events.prune_before(48_001).await.unwrap(), 48_000);
     support::eventually(Duration::from_secs(30), "give space back", async || {
         store.compact().await.unwrap();
