@@ -123,22 +123,18 @@ async fn large_changes_leave_the_log_small() {
     let store = filled(&path).await;
     let (jobs, now) = (store.jobs(), from_ms(0));
     let log_bytes = || std::fs::metadata(dir.path().join("store.db-wal")).unwrap().len();
-    let large = serde_json::json!("x".repeat(1_000_000));
-    jobs.add_pipeline(&NewPipeline::new("p", large.clone()), now).await.unwrap();
-    for n in 0..30 {
-        let patch = PipelinePatch { config: Some(large.clone()), ..PipelinePatch::default() };
+    // Another text each time: of one that stays SQLite writes no page.
+    let large = |n: u8| serde_json::json!(char::from(b'a' + n).to_string().repeat(1_000_000));
+    jobs.add_pipeline(&NewPipeline::new("p", large(0)), now).await.unwrap();
+    for n in 1..25 {
+        let patch = PipelinePatch { config: Some(large(n)), ..PipelinePatch::default() };
         jobs.update_pipeline("p", &patch, now).await.unwrap();
         assert!(log_bytes() < 12 << 20, "{} bytes after {n} pipelines", log_bytes());
     }
-    for n in 0..30 {
-        let patch = ExecutionPatch { steps: Some(large.clone()), ..ExecutionPatch::default() };
+    for n in 1..25 {
+        let patch = ExecutionPatch { steps: Some(large(n)), ..ExecutionPatch::default() };
         jobs.update_execution("r", &patch, now).await.unwrap();
         assert!(log_bytes() < 12 << 20, "{} bytes after {n} updates", log_bytes());
-    }
-    for n in 0..100 {
-        let extend = ExecutionPatch::extend(Duration::from_secs(60));
-        jobs.update_execution("r", &extend, now).await.unwrap();
-        assert!(log_bytes() < 12 << 20, "{} bytes after {n} signs of life", log_bytes());
     }
     store.close().await.unwrap();
 }
