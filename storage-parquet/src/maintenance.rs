@@ -7,7 +7,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use storage_core::metrics::time::floor_ms;
-use storage_core::{Error, ErrorKind, Result};
+use storage_core::{Error, ErrorKind, Outcome, Result};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::error::{is_gone, missing};
@@ -71,7 +71,7 @@ pub(crate) fn is_merge_due(store: &Store) -> bool {
 /// The error of a task that panicked.
 pub(crate) fn panicked(error: tokio::task::JoinError) -> Error {
     Error::new(ErrorKind::Internal, "a task of the store panicked")
-        .with_outcome(storage_core::Outcome::Unknown)
+        .with_outcome(Outcome::Unknown)
         .with_source(error)
 }
 
@@ -130,13 +130,13 @@ impl Store {
                     return Ok(removed);
                 }
                 Ok(Some(Rewriting::Overtaken)) => job.withdraw(),
+                // The files may count by now, whatever the error is about: they stay.
+                Err(error) if error.outcome() == Outcome::Unknown => return Err(error),
                 Err(error) if is_gone(&error) && self.log.refresh()?.version != base.version => {
                     job.withdraw();
                 }
                 Err(error) => {
-                    if error.outcome() == storage_core::Outcome::NotApplied {
-                        job.withdraw();
-                    }
+                    job.withdraw();
                     let is_damaged = is_gone(&error) || error.kind() == ErrorKind::Corrupt;
                     let Some(day) = job.optional_day().filter(|_| is_damaged) else {
                         return Err(match is_gone(&error) {
