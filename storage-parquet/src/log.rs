@@ -16,8 +16,8 @@ use bytes::Bytes;
 use storage_core::{Error, ErrorKind, Outcome, Result, SeriesKey};
 
 use crate::encode::encode_empty;
-use crate::error::{corrupt, is_failed_sync};
-use crate::file::DataFile;
+use crate::error::{corrupt, is_failed_sync, is_gone};
+use crate::file::{Columns, DataFile};
 use crate::files::{Files, Put, Source, Stamp};
 use crate::manifest::{Change, Checkpoint, Entry, Fresh, FreshRows, Rewritten, State};
 use crate::rows::{Names, Rows};
@@ -505,7 +505,7 @@ fn fresh_of(version: u64, rows: FreshRows) -> Option<Fresh> {
 
 /// Reads every row of a file.
 pub(crate) fn read_rows(file: &DataFile, source: &Source) -> Result<Rows> {
-    let samples = file.read(source, std::slice::from_ref(&(0..file.rows())))?;
+    let samples = file.read(source, std::slice::from_ref(&(0..file.rows())), Columns::All)?;
     let mut rows = Rows::default();
     for entry in &file.index {
         rows.push(&entry.key, samples.part(entry.start as usize, entry.end as usize));

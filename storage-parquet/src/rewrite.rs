@@ -12,7 +12,8 @@ use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
 
 use crate::encode::{Encoded, Encoder};
-use crate::file::DataFile;
+use crate::error::{FILE, corrupt};
+use crate::file::{Columns, DataFile};
 use crate::files::{Source, directory_of};
 use crate::index::IndexEntry;
 use crate::log::Rewriting;
@@ -157,7 +158,8 @@ impl<'s> Job<'s> {
                     let source = self.store.open_file(&file.path)?.1;
                     for from in (0..file.rows()).step_by(step_rows as usize) {
                         let rows = from..file.rows().min(from + step_rows);
-                        let samples = file.read(&source, std::slice::from_ref(&rows))?;
+                        let rows = std::slice::from_ref(&rows);
+                        let samples = file.read(&source, rows, Columns::Numbers)?;
                         count_by_day(&mut days, &samples.ms, DAY_MS);
                     }
                 }
@@ -580,7 +582,8 @@ fn rows_between<'f>(
     let rows = overlapping.map(|entry| (entry, file.narrow(entry, start_ms, end_ms)));
     let mut part = Rows::default();
     for step in in_steps(rows, step_rows) {
-        read_into(file, source, &step, start_ms, end_ms, |key, slice| part.push(key, slice))?;
+        let times = (start_ms, end_ms);
+        read_into(file, source, &step, times, Columns::All, |key, slice| part.push(key, slice))?;
     }
     Ok(part)
 }
