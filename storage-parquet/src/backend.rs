@@ -338,7 +338,7 @@ impl StorageBackend for ParquetBackend {
 
     async fn close(&self) -> Result<()> {
         self.store.refuse_calls();
-        self.committer.drain().await;
+        self.committer.drain(&self.store).await;
         // A merge that is under way notices and gives up.
         let store = Arc::clone(&self.store);
         let waited = blocking(move || {
