@@ -115,9 +115,10 @@ impl Store {
     }
 
     fn rewrite(&self, goal: Goal) -> Result<u64> {
-        for _ in 0..OVERTAKEN_TRIES {
+        let (mut lost, mut overtaken) = (BTreeSet::new(), 0);
+        while overtaken < OVERTAKEN_TRIES {
             let base = self.log.refresh()?;
-            let mut job = Job::new(self, Arc::clone(&base), goal);
+            let mut job = Job::new(self, Arc::clone(&base), goal, lost.clone());
             let made = job.make().and_then(|is_needed| match is_needed {
                 true => job.publish(),
                 false => Ok(None),
@@ -138,6 +139,11 @@ impl Store {
                 Err(error) => {
                     job.withdraw();
                     let is_damaged = is_gone(&error) || error.kind() == ErrorKind::Corrupt;
+                    if let Some(path) = job.dispensable(&error).filter(|_| is_damaged) {
+                        tracing::warn!(target: "storage", %error, "a damaged file is pruned unread");
+                        lost.insert(path.to_owned());
+                        continue;
+                    }
                     let Some(day) = job.optional_day().filter(|_| is_damaged) else {
                         return Err(match is_gone(&error) {
                             true => missing(&error),
@@ -149,6 +155,7 @@ impl Store {
                     self.note_damaged(day);
                 }
             }
+            overtaken += 1;
             // Whoever was faster may go on at once; give way for a moment.
             std::thread::sleep(Duration::from_millis(fastrand::u64(1..20)));
         }
