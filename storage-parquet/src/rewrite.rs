@@ -10,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
@@ -55,6 +56,8 @@ pub(crate) struct Job<'s> {
     lost: BTreeSet<String>,
     /// The day at work.
     day: Option<i64>,
+    /// When the job began, by a clock that nobody sets, and by one that goes on while a machine sleeps.
+    pub(crate) began: (Instant, SystemTime),
 }
 
 /// How the total of a series changes.
@@ -121,6 +124,7 @@ impl<'s> Job<'s> {
             taken: FxHashMap::default(),
             lost,
             day: None,
+            began: (Instant::now(), SystemTime::now()),
         }
     }
 
@@ -609,6 +613,10 @@ impl<'s> Job<'s> {
     }
 
     /// Makes the new files count.
+    ///
+    /// # Errors
+    /// `Timeout` if the files are so old that others may take them for nobody's; with the outcome
+    /// `Unknown` if they may count already, or may still come to.
     pub(crate) fn publish(&mut self) -> Result<Option<Rewriting>> {
         let directories: BTreeSet<String> =
             self.added.iter().map(|file| directory_of(&file.path).to_owned()).collect();
@@ -625,8 +633,22 @@ impl<'s> Job<'s> {
                 return Ok(Some(Rewriting::Overtaken));
             }
         }
+        self.check_age()?;
         let entry = Entry::new(change);
         self.store.log.commit_rewrite(&entry, &self.base, self.goal.cutoff_ms).map(Some)
+    }
+
+    /// Whether others are sure to leave the files alone until they count. They wait twice as long from
+    /// when they first see one, which leaves as much time again for the commit.
+    fn check_age(&self) -> Result<()> {
+        let grace = self.store.options.orphans_after;
+        let (instant, time) = self.began;
+        let age = instant.elapsed().max(time.elapsed().unwrap_or_default());
+        if grace.is_zero() || age < grace / 2 {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Timeout, "a merge took longer than half of orphans_after")
+            .with_context("seconds", age.as_secs()))
     }
 
     /// Removes the files that were made and will not be published.
