@@ -21,6 +21,7 @@ use tokio::runtime::Handle;
 
 use crate::config::{Location, ParquetOptions};
 use crate::convert::{to_records, to_samples};
+use crate::file::Columns;
 use crate::files::{Files, LocalFiles};
 use crate::maintenance::{self, panicked};
 use crate::plan::Piece;
@@ -183,7 +184,8 @@ impl ParquetBackend {
     ) -> Result<Vec<(SeriesKey, Vec<Sample>)>> {
         self.ask(move |store| {
             let select = Select::Between(&filter, &piece.first, &piece.last);
-            let found = store.ask(|state| store.collect(state, select, start_ms, end_ms))?;
+            let all = Columns::All;
+            let found = store.ask(|state| store.collect(state, select, start_ms, end_ms, all))?;
             let mut found: Vec<_> = found.into_iter().collect();
             found.sort_unstable_by(|one, other| one.0.cmp(&other.0));
             let samples = found.into_iter().map(|(key, samples)| {
@@ -336,7 +338,7 @@ impl StorageBackend for ParquetBackend {
 
     async fn close(&self) -> Result<()> {
         self.store.refuse_calls();
-        self.committer.drain().await;
+        self.committer.drain(&self.store).await;
         // A merge that is under way notices and gives up.
         let store = Arc::clone(&self.store);
         let waited = blocking(move || {

@@ -8,7 +8,7 @@ use storage_core::metrics::stats::CheckReport;
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
 
 use crate::error::{corrupt, is_gone};
-use crate::file::DataFile;
+use crate::file::{Columns, DataFile};
 use crate::manifest::{Checkpoint, FileEntry, State, Total};
 use crate::store::Store;
 
@@ -125,11 +125,19 @@ impl Store {
     }
 }
 
-/// Verifies every page and row of a file against its index.
+/// Verifies every page and row of a file against its index, and the bounds of its pages.
 fn check_rows(file: &DataFile, source: &crate::files::Source, step_rows: u64) -> Result<()> {
+    let pages = file.pages_inside(&(0..file.rows()));
     for from in (0..file.rows()).step_by(step_rows as usize) {
         let to = (from + step_rows).min(file.rows());
-        let samples = file.read(source, std::slice::from_ref(&(from..to)))?;
+        let samples = file.read(source, std::slice::from_ref(&(from..to)), Columns::All)?;
+        for (page, min_ms, max_ms) in &pages {
+            let place = |row: u64| (row.clamp(from, to) - from) as usize;
+            let times = &samples.ms[place(page.start)..place(page.end)];
+            if times.iter().any(|ms| ms < min_ms || ms > max_ms) {
+                return Err(corrupt(&file.path, "the bounds of a page are not those of its rows"));
+            }
+        }
         let names = file.read_names(source, from..to)?;
         let first = file.index.partition_point(|entry| entry.end <= from);
         for entry in file.index[first..].iter().take_while(|entry| entry.start < to) {

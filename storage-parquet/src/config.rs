@@ -65,6 +65,9 @@ const PARAMETERS: &str = "create read_only merge_samples merge_files merge_after
      day_after_ms memory_bytes cache_bytes orphans_after_ms keep_replaced_ms \
      byte_stream_split";
 
+/// Half of it has to be long enough for a commit that is tried several times.
+const ORPHANS_AFTER_MIN: Duration = Duration::from_secs(600);
+
 const DAY: Duration = Duration::from_secs(86_400);
 const LONG: u64 = 1000 * 365 * 86_400_000;
 
@@ -193,16 +196,20 @@ impl ParquetOptions {
         self
     }
 
-    /// How long a file that belongs to nobody is left alone, because it may belong to a merge that
-    /// is under way in another process. Default: an hour.
+    /// How long a file that belongs to nobody is left alone once a handle has seen it, because it may
+    /// belong to a merge that is under way in another process; a merge gives up after half of that.
+    /// Ten minutes at least, and the same for all that merge in one location; or 0, for a location in
+    /// which this handle alone does: they go at once, and a merge may take any time. Default: an hour.
     #[must_use]
     pub fn orphans_after(mut self, orphans_after: Duration) -> Self {
-        self.orphans_after = orphans_after;
+        let is_at_once = orphans_after.is_zero();
+        self.orphans_after =
+            if is_at_once { orphans_after } else { orphans_after.max(ORPHANS_AFTER_MIN) };
         self
     }
 
-    /// How long files that were replaced by merged ones stay, for readers that do not follow the
-    /// manifest; while they do, such readers see their rows twice. Default: 0, gone at once.
+    /// How long files that were replaced by merged ones stay at least, for readers that do not follow
+    /// the manifest; while they do, such readers see their rows twice. Default: 0, gone at once.
     #[must_use]
     pub fn keep_replaced(mut self, keep_replaced: Duration) -> Self {
         self.keep_replaced = keep_replaced;

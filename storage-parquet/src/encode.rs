@@ -1,25 +1,28 @@
 //! Writes a Parquet file: row groups as they fill, then the footer with index and checksums.
 //!
 //! A file is made in memory, which bounds its size, and handed on whole. The library writes no
-//! checksums of pages; they are computed here, once the places of the pages are known, and the footer
-//! is written anew with them.
+//! checksums, neither of pages nor of what says where they lie; they are computed here, once the places
+//! of the pages are known, and the footer is written anew with them.
 
 use std::io::Write;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, DoubleType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{
     FileMetaData, KeyValue, ParquetMetaData, ParquetMetaDataBuilder, ParquetMetaDataWriter,
 };
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter, TrackedWrite};
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
 
 use crate::index::{IndexEntry, encode_index, encode_pages};
 use crate::rows::{Rows, Slice};
 use crate::schema::{
-    GROUP_ROWS_MAX, KEY_ENTRY, KEY_INDEX, KEY_PAGES, ValueEncoding, message, properties,
+    GROUP_ROWS_MAX, KEY_ENTRY, KEY_INDEX, KEY_LAYOUT, KEY_PAGES, TIMESTAMP, ValueEncoding, message,
+    properties,
 };
 
 /// Values that are tried to choose an encoding, in pieces from all over the rows.
@@ -299,6 +302,40 @@ pub(crate) fn pages_of(metadata: &ParquetMetaData) -> Option<Vec<(u64, u64)>> {
     Some(pages)
 }
 
+/// Returns the checksum of all that decides which bytes are read for a row: rows of groups, places of
+/// columns and pages, the first row of each page, and the bounds of its times.
+pub(crate) fn layout_of(metadata: &ParquetMetaData) -> String {
+    let mut hasher = crc32fast::Hasher::new();
+    let mut note = |number: i64| hasher.update(&number.to_le_bytes());
+    for (number, group) in metadata.row_groups().iter().enumerate() {
+        note(group.num_rows());
+        for column in group.columns() {
+            note(i64::from(matches!(column.compression(), Compression::ZSTD(_))));
+            note(column.num_values());
+            note(column.compressed_size());
+            note(column.data_page_offset());
+            note(column.dictionary_page_offset().unwrap_or(-1));
+        }
+        let offsets = metadata.offset_index().and_then(|all| all.get(number));
+        for column in offsets.into_iter().flatten() {
+            note(column.page_locations().len() as i64);
+            for page in column.page_locations() {
+                note(page.offset);
+                note(i64::from(page.compressed_page_size));
+                note(page.first_row_index);
+            }
+        }
+        let times = metadata.column_index().and_then(|all| all.get(number)?.get(TIMESTAMP));
+        if let Some(ColumnIndexMetaData::INT64(bounds)) = times {
+            for page in 0..bounds.num_pages() as usize {
+                note(bounds.min_value(page).copied().unwrap_or(i64::MAX));
+                note(bounds.max_value(page).copied().unwrap_or(i64::MIN));
+            }
+        }
+    }
+    format!("{:08x}", hasher.finalize())
+}
+
 /// Returns the row groups of `body` with a footer of our own.
 fn with_footer(
     mut body: Vec<u8>,
@@ -319,8 +356,12 @@ fn with_footer(
     };
     let checksums = pages.iter().map(checksum).collect::<Result<Vec<_>>>()?;
     let file = metadata.file_metadata();
-    let entries =
-        [(KEY_ENTRY, entry.to_owned()), (KEY_INDEX, index), (KEY_PAGES, encode_pages(&checksums))];
+    let entries = [
+        (KEY_ENTRY, entry.to_owned()),
+        (KEY_INDEX, index),
+        (KEY_PAGES, encode_pages(&checksums)),
+        (KEY_LAYOUT, layout_of(metadata)),
+    ];
     let entries = entries.map(|(key, value)| KeyValue::new(key.to_owned(), value));
     let file = FileMetaData::new(
         file.version(),

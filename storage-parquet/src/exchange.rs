@@ -1,8 +1,9 @@
 //! Single files for others and of others: one written out of samples in order, and rows read from
 //! files that pandas, DuckDB, Spark or anything else wrote in the documented schema.
 //!
-//! Such files know nothing of the store: they are read row by row, every row validated, and go in
-//! like any batch.
+//! Such files know nothing of the store: they are read row by row, every row validated before it is
+//! copied, and go in like any batch. What a few bytes in them stand for may be large: nothing is taken
+//! by their word.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,20 +16,26 @@ use parquet::data_type::{ByteArray, DataType};
 use parquet::file::reader::{FileReader, RowGroupReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::ColumnDescriptor;
-use storage_core::metrics::record::validate_batch;
+use storage_core::metrics::record::{METADATA_BYTES_MAX, validate_names};
 use storage_core::metrics::time::{from_ms, is_sample_ms};
 use storage_core::{Error, ErrorKind, MetricRecord, Result, SeriesKey, SeriesSamples};
 
 use crate::convert::to_stored_sample;
 use crate::encode::{choose_encoding, write_group};
 use crate::error::{FILE, corrupt, from_io, from_parquet};
+use crate::file::guarded;
 use crate::rows::{Rows, Samples};
 use crate::schema::{
     COLUMNS, GROUP_ROWS_MAX, METADATA, METRIC, SERVER, TIMESTAMP, VALUE, message, properties,
 };
 
-/// Rows that are read and handed on at once.
-const BATCH_ROWS: usize = 65_536;
+/// Rows that are read and handed on at once; fewer where their texts are long.
+const BATCH_ROWS: usize = 4_096;
+const BATCH_BYTES: usize = 4 << 20;
+
+/// The longest text that is parsed as metadata: blanks and escapes may make it longer than what is
+/// stored.
+const METADATA_TEXT_MAX: usize = 8 * METADATA_BYTES_MAX;
 
 /// Writes samples into one Parquet file of the documented schema.
 ///
@@ -137,32 +144,27 @@ pub fn read_parquet_file(
     mut hand_on: impl FnMut(Vec<MetricRecord>) -> Result<()>,
 ) -> Result<u64> {
     let name = path.display().to_string();
-    let failed = |error| from_parquet(error, &name);
     let file = File::open(path).map_err(|error| from_io(error, &name))?;
-    let reader = SerializedFileReader::new(file).map_err(failed)?;
+    let reader = guarded(&name, || SerializedFileReader::new(file))?;
     let columns = find_columns(reader.metadata().file_metadata().schema_descr().columns(), &name)?;
     let mut rows = 0u64;
     for number in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(number).map_err(failed)?;
+        let group = guarded(&name, || reader.get_row_group(number))?;
         let mut left = usize::try_from(group.metadata().num_rows())
             .map_err(|_| corrupt(&name, "a row group has a number of rows below zero"))?;
-        let mut readers = columns
-            .iter()
-            .map(|column| column.as_ref().map(|column| column.open(&*group)).transpose())
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(failed)?;
+        let open = |column: &Column| column.open(&*group);
+        let mut readers: Vec<_> = guarded(&name, || {
+            columns.iter().map(|column| column.as_ref().map(open).transpose()).collect()
+        })?;
         while left > 0 {
             let count = left.min(BATCH_ROWS);
-            let records = read_batch(&mut readers, &columns, count, &name)
+            let batch = guarded(&name, || read_batch(&mut readers, &columns, count))
                 .map_err(|error| error.with_context("after_row", rows))?;
-            validate_batch(&records).map_err(|error| {
-                let index = error.context("record").and_then(|i| i.parse::<u64>().ok());
-                let row = rows + index.unwrap_or(0);
-                error.with_context(FILE, &name).with_context("row", row)
+            batch.hand_on(count, &mut hand_on, |error, row| {
+                error.with_context(FILE, &name).with_context("row", rows + row as u64)
             })?;
             left -= count;
             rows += count as u64;
-            hand_on(records)?;
         }
     }
     Ok(rows)
@@ -279,43 +281,84 @@ fn unit_of(column: &ColumnDescriptor) -> Option<TimeUnit> {
     }
 }
 
+/// Some rows as the file has them: texts that repeat are there once.
+struct Batch {
+    servers: Cells,
+    times: Cells,
+    metrics: Cells,
+    values: Cells,
+    metadata: Cells,
+    unit: Option<TimeUnit>,
+    number: Option<Number>,
+}
+
 fn read_batch(
     readers: &mut [Option<ColumnReader>],
     columns: &[Option<Column>],
     count: usize,
-    file: &str,
-) -> Result<Vec<MetricRecord>> {
-    let mut read = |place: usize| -> Result<Cells> {
-        match (&mut readers[place], &columns[place]) {
-            (Some(reader), Some(column)) => read_cells(reader, &column.descriptor, count)
-                .map_err(|error| from_parquet(error, file)),
-            _ => Ok(Cells::Missing),
-        }
+) -> parquet::errors::Result<Batch> {
+    let mut read = |place: usize| match (&mut readers[place], &columns[place]) {
+        (Some(reader), Some(column)) => read_cells(reader, &column.descriptor, count),
+        _ => Ok(Cells::Missing),
     };
-    let (servers, times, metrics) = (read(SERVER)?, read(TIMESTAMP)?, read(METRIC)?);
-    let (values, metadata) = (read(VALUE)?, read(METADATA)?);
-    let unit = columns[TIMESTAMP].as_ref().and_then(|column| unit_of(&column.descriptor));
-    let number = columns[VALUE].as_ref().and_then(|column| number_of(&column.descriptor));
-    let at = |error: Error, row: usize| error.with_context(FILE, file).with_context("row", row);
-    (0..count)
-        .map(|row| {
-            let time = times.whole(row).and_then(|time| time_of(time, unit));
-            let value = values.number(row, number);
-            let (Some(server), Some(metric), Some(time), Some(value)) =
-                (servers.text(row), metrics.text(row), time, value)
-            else {
-                let problem = "a name, time or value is missing or out of bounds";
-                return Err(at(Error::invalid(problem), row));
-            };
-            let mut record = MetricRecord::new(server, from_ms(time), metric, value);
-            if let Some(text) = metadata.bytes(row) {
-                record.metadata = Some(serde_json::from_slice(text).map_err(|error| {
-                    at(Error::invalid("the metadata is no JSON").with_source(error), row)
-                })?);
+    Ok(Batch {
+        servers: read(SERVER)?,
+        times: read(TIMESTAMP)?,
+        metrics: read(METRIC)?,
+        values: read(VALUE)?,
+        metadata: read(METADATA)?,
+        unit: columns[TIMESTAMP].as_ref().and_then(|column| unit_of(&column.descriptor)),
+        number: columns[VALUE].as_ref().and_then(|column| number_of(&column.descriptor)),
+    })
+}
+
+impl Batch {
+    /// Hands its rows on as records, in portions of a bounded size.
+    fn hand_on(
+        &self,
+        count: usize,
+        hand_on: &mut impl FnMut(Vec<MetricRecord>) -> Result<()>,
+        at: impl Fn(Error, usize) -> Error,
+    ) -> Result<()> {
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        for row in 0..count {
+            let record = self.record(row).map_err(|error| at(error, row))?;
+            bytes += record.server_id.len() + record.metric_type.len();
+            bytes += self.metadata.bytes(row).map_or(0, <[u8]>::len);
+            records.push(record);
+            if bytes >= BATCH_BYTES {
+                hand_on(std::mem::take(&mut records))?;
+                bytes = 0;
             }
-            Ok(record)
-        })
-        .collect()
+        }
+        if records.is_empty() { Ok(()) } else { hand_on(records) }
+    }
+
+    /// Returns a row that obeys the rules. Lengths are looked at before anything is copied.
+    fn record(&self, row: usize) -> Result<MetricRecord> {
+        let time = self.times.whole(row).and_then(|time| time_of(time, self.unit));
+        let value = self.values.number(row, self.number);
+        let (Some(server), Some(metric), Some(time), Some(value)) =
+            (self.servers.text(row), self.metrics.text(row), time, value)
+        else {
+            return Err(Error::invalid("a name, time or value is missing or out of bounds"));
+        };
+        validate_names(server, metric)?;
+        let mut record = MetricRecord::new(server, from_ms(time), metric, value);
+        record.metadata = self.metadata.bytes(row).map(parse_metadata).transpose()?;
+        record.validate_sample()?;
+        Ok(record)
+    }
+}
+
+fn parse_metadata(text: &[u8]) -> Result<serde_json::Value> {
+    if text.len() > METADATA_TEXT_MAX {
+        return Err(Error::invalid("the JSON is too large")
+            .with_context("field", "metadata")
+            .with_context("bytes", text.len()));
+    }
+    serde_json::from_slice(text)
+        .map_err(|error| Error::invalid("the metadata is no JSON").with_source(error))
 }
 
 fn time_of(time: i64, unit: Option<TimeUnit>) -> Option<i64> {
@@ -408,4 +451,73 @@ fn read_values<T: DataType, U>(
         return Ok(values.map(Some).collect());
     }
     Ok(levels.into_iter().map(|level| if level == 1 { values.next() } else { None }).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use parquet::file::properties::WriterProperties;
+
+    /// A file of that many rows which all have the same texts, each stored once.
+    fn written(dir: &Path, server: &str, metadata: &str, rows: i64) -> std::path::PathBuf {
+        let mut samples = Samples::default();
+        (0..rows).for_each(|ms| samples.push(ms, 1.0, Some(Arc::from(metadata))));
+        let mut all = Rows::default();
+        all.push(&Arc::new(SeriesKey::new(server, "cpu")), samples.as_slice());
+        let path = dir.join("hostile.parquet");
+        let properties = WriterProperties::builder().set_dictionary_page_size_limit(64 << 20);
+        let file = File::create(&path).unwrap();
+        let writer = SerializedFileWriter::new(file, message(), Arc::new(properties.build()));
+        let mut writer = writer.unwrap();
+        write_group(&mut writer, &all).unwrap();
+        writer.close().unwrap();
+        path
+    }
+
+    #[test]
+    fn a_long_text_that_repeats_is_refused_before_it_is_copied() {
+        let dir = tempfile::tempdir().unwrap();
+        let long = "x".repeat(1 << 20);
+        let text = format!("\"{long}\"");
+        for (server, metadata, field) in [(&*long, "1", "server_id"), ("a", &text, "metadata")] {
+            let path = written(dir.path(), server, metadata, 20);
+            let error = read_parquet_file(&path, |_| panic!("no row is valid")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{error:#}");
+            assert_eq!((error.context("field"), error.context("row")), (Some(field), Some("0")));
+        }
+    }
+
+    #[test]
+    fn rows_with_long_texts_are_handed_on_in_small_portions() {
+        let dir = tempfile::tempdir().unwrap();
+        let metadata = format!("\"{}\"", "x".repeat(60_000));
+        let path = written(dir.path(), "a", &metadata, 1_000);
+        let (mut count, mut largest) = (0, 0);
+        let rows = read_parquet_file(&path, |records| {
+            count += records.len() as u64;
+            largest = largest.max(records.len());
+            Ok(())
+        });
+        assert_eq!((rows.unwrap(), count), (1_000, 1_000));
+        assert!(largest <= BATCH_BYTES / 60_000 + 1, "{largest}");
+    }
+
+    #[test]
+    fn a_footer_that_is_wrong_anywhere_makes_an_error_and_no_panic() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = written(dir.path(), "a", "1", 100);
+        let whole = std::fs::read(&path).unwrap();
+        let length = u32::from_le_bytes(*whole[..whole.len() - 4].last_chunk::<4>().unwrap());
+        let mut refused = 0;
+        for byte in whole.len() - 8 - length as usize..whole.len() {
+            let mut broken = whole.clone();
+            broken[byte] ^= 1 << (byte % 8);
+            std::fs::write(&path, &broken).unwrap();
+            let Err(error) = read_parquet_file(&path, |_| Ok(())) else { continue };
+            let is_foreseen = [ErrorKind::Corrupt, ErrorKind::InvalidArgument];
+            assert!(is_foreseen.contains(&error.kind()), "byte {byte}: {error:#}");
+            refused += usize::from(error.kind() == ErrorKind::Corrupt);
+        }
+        assert!(refused > 20, "{refused}");
+    }
 }

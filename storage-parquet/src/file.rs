@@ -1,7 +1,8 @@
 //! Reads a Parquet file of the store: footer and index once, then the rows that are asked for.
 //!
 //! Only pages that hold such rows are read, each checked against its checksum before it is
-//! decoded. Whatever the file holds, reading gives rows or an error that names the file.
+//! decoded; what says where they lie has a checksum of its own. Whatever the file holds, reading gives
+//! rows or an error that names the file.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -21,17 +22,26 @@ use rustc_hash::FxHashMap;
 use storage_core::metrics::time::is_sample_ms;
 use storage_core::{Result, SeriesKey};
 
-use crate::encode::pages_of;
+use crate::encode::{layout_of, pages_of};
 use crate::error::{corrupt, from_parquet};
 use crate::files::Source;
 use crate::index::{IndexEntry, decode_index, decode_pages};
 use crate::rows::{Names, Samples};
 use crate::schema::{
-    KEY_ENTRY, KEY_INDEX, KEY_PAGES, METADATA, METRIC, SERVER, TIMESTAMP, VALUE, message,
+    KEY_ENTRY, KEY_INDEX, KEY_LAYOUT, KEY_PAGES, METADATA, METRIC, SERVER, TIMESTAMP, VALUE,
+    message,
 };
 
 /// Series with fewer rows in a file are not narrowed down to pages by time.
 const NARROW_ROWS_MIN: u64 = 4_096;
+
+/// Which columns a question needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Columns {
+    All,
+    /// Times and values.
+    Numbers,
+}
 
 /// A file whose footer was read.
 #[derive(Debug)]
@@ -63,10 +73,13 @@ impl DataFile {
         if metadata.file_metadata().schema() != &*message() {
             return Err(corrupt(path, "the file has another schema"));
         }
-        let text = |key: &str| {
+        let find = |key: &str| {
             let entries = metadata.file_metadata().key_value_metadata();
             let found = entries.into_iter().flatten().find(|entry| entry.key == key);
-            found.and_then(|entry| entry.value.as_deref()).ok_or_else(|| {
+            found.and_then(|entry| entry.value.as_deref())
+        };
+        let text = |key: &str| {
+            find(key).ok_or_else(|| {
                 corrupt(path, format!("the footer lacks {key}: the store did not write this file"))
             })
         };
@@ -77,7 +90,11 @@ impl DataFile {
         };
         let checksums = decode_pages(text(KEY_PAGES)?).map_err(named)?;
         let entry = text(KEY_ENTRY)?.to_owned();
-        let pages = guarded(path, || Ok(pages_of(&metadata)))?;
+        let (pages, layout) = guarded(path, || Ok((pages_of(&metadata), layout_of(&metadata))))?;
+        // Files of earlier versions have none.
+        if find(KEY_LAYOUT).is_some_and(|expected| expected != layout) {
+            return Err(corrupt(path, "the checksum of the page index does not match"));
+        }
         let pages = pages.filter(|pages| pages.len() == checksums.len());
         let pages = pages.ok_or_else(|| corrupt(path, "pages and checksums differ in number"))?;
         let rows: i64 = metadata.row_groups().iter().map(|group| group.num_rows()).sum();
@@ -134,7 +151,7 @@ impl DataFile {
     }
 
     /// The pages of the time that lie whole inside `rows`, with the bounds of their times.
-    fn pages_inside(&self, rows: &Range<u64>) -> Vec<(Range<u64>, i64, i64)> {
+    pub(crate) fn pages_inside(&self, rows: &Range<u64>) -> Vec<(Range<u64>, i64, i64)> {
         let mut found = Vec::new();
         let mut first = 0u64;
         for (number, group) in self.metadata.row_groups().iter().enumerate() {
@@ -162,13 +179,18 @@ impl DataFile {
         found
     }
 
-    /// Reads rows, given as ranges in order.
-    pub(crate) fn read(&self, source: &Source, ranges: &[Range<u64>]) -> Result<Samples> {
+    /// Reads rows, given as ranges in order; without metadata where it is not asked for.
+    pub(crate) fn read(
+        &self,
+        source: &Source,
+        ranges: &[Range<u64>],
+        columns: Columns,
+    ) -> Result<Samples> {
         let reader = Arc::new(Checked {
             source: source.clone(),
             checksums: Some(Arc::clone(&self.checksums)),
         });
-        let samples = guarded(&self.path, || self.read_columns(&reader, ranges))?;
+        let samples = guarded(&self.path, || self.read_columns(&reader, ranges, columns))?;
         let expected: u64 = ranges.iter().map(|range| range.end - range.start).sum();
         let sane = samples.ms.iter().all(|ms| is_sample_ms(*ms))
             && samples.values.iter().all(|value| value.is_finite());
@@ -178,11 +200,16 @@ impl DataFile {
         Ok(samples)
     }
 
-    fn read_columns(&self, reader: &Arc<Checked>, ranges: &[Range<u64>]) -> ParquetResult<Samples> {
+    fn read_columns(
+        &self,
+        reader: &Arc<Checked>,
+        ranges: &[Range<u64>],
+        columns: Columns,
+    ) -> ParquetResult<Samples> {
         let mut samples = Samples::default();
         samples.ms = self.read_column::<Int64Type>(reader, TIMESTAMP, ranges, None)?;
         samples.values = self.read_column::<DoubleType>(reader, VALUE, ranges, None)?;
-        if self.has_metadata() {
+        if columns == Columns::All && self.has_metadata() {
             let mut levels = Vec::new();
             let texts =
                 self.read_column::<ByteArrayType>(reader, METADATA, ranges, Some(&mut levels))?;
@@ -284,7 +311,7 @@ fn read_ranges<T: DataType>(
 }
 
 /// Runs the decoder, which may panic over bytes that nobody has written on purpose.
-fn guarded<T>(path: &str, decode: impl FnOnce() -> ParquetResult<T>) -> Result<T> {
+pub(crate) fn guarded<T>(path: &str, decode: impl FnOnce() -> ParquetResult<T>) -> Result<T> {
     match catch_unwind(AssertUnwindSafe(decode)) {
         Ok(decoded) => decoded.map_err(|error| from_parquet(error, path)),
         Err(_) => Err(corrupt(path, "the file makes the decoder fail")),
@@ -351,5 +378,86 @@ impl Read for Rest {
         buffer[..length].copy_from_slice(&bytes);
         self.place += length as u64;
         Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::encode::encode_fast;
+    use crate::files::{Files, LocalFiles};
+    use crate::read::read_into;
+    use crate::rows::Rows;
+    use std::path::Path;
+    use storage_core::ErrorKind;
+
+    const ROWS: i64 = 86_400;
+
+    /// A file of one series with a sample each second of a day, all but the pages apart.
+    fn day() -> (Vec<u8>, usize) {
+        let mut samples = Samples::default();
+        (0..ROWS).for_each(|no| samples.push(no * 1000, 1.0, None));
+        let mut rows = Rows::default();
+        rows.push(&Arc::new(SeriesKey::new("a", "b")), samples.as_slice());
+        let bytes = encode_fast(&rows, "{}").unwrap().bytes.to_vec();
+        let dir = tempfile::tempdir().unwrap();
+        let file = open(dir.path(), &bytes).unwrap().0;
+        let end = file.checksums.iter().map(|(start, (length, _))| start + length).max();
+        (bytes, end.unwrap() as usize)
+    }
+
+    fn open(dir: &Path, bytes: &[u8]) -> Result<(DataFile, Source)> {
+        std::fs::write(dir.join("x"), bytes).unwrap();
+        let source = LocalFiles::new(dir.to_owned()).open("x")?.unwrap();
+        Ok((DataFile::open(&source, &Mutex::default())?, source))
+    }
+
+    /// The times that a question about a part of the day finds.
+    fn times(file: &DataFile, source: &Source, start_ms: i64, end_ms: i64) -> Result<Vec<i64>> {
+        let entry = &file.index[0];
+        let rows = [(entry, file.narrow(entry, start_ms, end_ms))];
+        let mut found = Vec::new();
+        let within = (start_ms, end_ms);
+        read_into(file, source, &rows, within, Columns::Numbers, |_, slice| {
+            found.extend_from_slice(slice.ms);
+        })?;
+        Ok(found)
+    }
+
+    #[test]
+    fn whatever_bit_flips_behind_the_pages_no_row_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let (whole, end) = day();
+        let mut noticed = 0;
+        for byte in end..whole.len() {
+            let mut broken = whole.clone();
+            broken[byte] ^= 1 << (byte % 8);
+            let found = open(dir.path(), &broken).and_then(|(file, source)| {
+                let hours = [0, 7, 13, 23].map(|hour| (hour * 3600, (hour + 1) * 3600));
+                hours
+                    .map(|(from, to)| (from, to, times(&file, &source, from * 1000, to * 1000)))
+                    .into_iter()
+                    .try_for_each(|(from, to, times)| {
+                        assert!(times?.into_iter().eq((from..to).map(|no| no * 1000)), "{byte}");
+                        Ok(())
+                    })
+            });
+            if let Err(error) = found {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "byte {byte}: {error:#}");
+                noticed += 1;
+            }
+        }
+        assert!(noticed > 200, "{noticed} of {}", whole.len() - end);
+    }
+
+    #[test]
+    fn files_of_earlier_versions_have_no_checksum_of_the_layout_and_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut bytes, _) = day();
+        let key = KEY_LAYOUT.as_bytes();
+        let place = bytes.windows(key.len()).rposition(|part| part == key).unwrap();
+        bytes[place] = b'x';
+        let (file, source) = open(dir.path(), &bytes).unwrap();
+        assert_eq!(times(&file, &source, 0, i64::MAX).unwrap().len(), ROWS as usize);
     }
 }

@@ -16,15 +16,15 @@ use bytes::Bytes;
 use storage_core::{Error, ErrorKind, Outcome, Result, SeriesKey};
 
 use crate::encode::encode_empty;
-use crate::error::{corrupt, is_failed_sync};
-use crate::file::DataFile;
+use crate::error::{corrupt, is_failed_sync, is_gone};
+use crate::file::{Columns, DataFile};
 use crate::files::{Files, Put, Source, Stamp};
 use crate::manifest::{Change, Checkpoint, Entry, Fresh, FreshRows, Rewritten, State};
 use crate::rows::{Names, Rows};
 use crate::schema::{checkpoint_path, is_data_path, log_path, version_of};
 
-/// How often a commit is tried again that may or may not have been applied.
-const UNSURE_TRIES: u32 = 4;
+/// How often a file of the log is created again that may or may not be there: some five seconds long.
+const UNSURE_TRIES: u32 = 7;
 
 /// How often the start is made again that removals of others have overtaken.
 const LOAD_TRIES: u32 = 16;
@@ -207,7 +207,7 @@ impl Log {
                 self.advance(&lock)?;
                 continue;
             };
-            if !self.is_at(&state).map_err(|error| error.with_outcome(Outcome::Unknown))? {
+            if !self.is_at(&state).map_err(unsure)? {
                 return self.settle_stale(version, &lock);
             }
             if rows.len() as u64 > self.memory_rows_max {
@@ -251,12 +251,12 @@ impl Log {
             if self.try_create(version, entry, &bytes)?.is_none() {
                 continue;
             }
-            if !self.is_at(&state).map_err(|error| error.with_outcome(Outcome::Unknown))? {
+            if !self.is_at(&state).map_err(unsure)? {
                 // Without an error it is part of the log: its files count.
                 self.settle_stale(version, &lock)?;
                 return Ok(Rewriting::Done);
             }
-            self.advance(&lock).map_err(|error| error.with_outcome(Outcome::Unknown))?;
+            self.advance(&lock).map_err(unsure)?;
             return Ok(Rewriting::Done);
         }
     }
@@ -266,54 +266,67 @@ impl Log {
         Ok(self.files.stamp(&log_path(state.version))?.as_ref() == Some(&state.stamp))
     }
 
-    /// Creates an entry; `None` if there is one with its number already.
+    /// Creates an entry; `None` if there is one of somebody else with its number.
+    ///
+    /// # Errors
+    /// With the outcome `Unknown` if any attempt may have created it, whatever the last one says.
     fn try_create(&self, version: u64, entry: &Entry, bytes: &Bytes) -> Result<Option<Stamp>> {
         let path = log_path(version);
-        let mut tries = 0;
+        let (mut tries, mut is_unsure) = (0, false);
         loop {
             let error = match self.files.create(&path, bytes) {
                 Ok(Put::Created(stamp)) => return Ok(Some(stamp)),
                 Ok(Put::Exists) if tries == 0 && !self.files.is_remote() => return Ok(None),
                 // An attempt before, of which nothing was heard, may have been the one: ours, or
-                // one that the client for the object store has repeated.
-                Ok(Put::Exists) => return self.is_ours(version, entry),
-                Err(error) if error.is_retryable() && !is_failed_sync(&error) => error,
-                Err(error) => return Err(error),
+                // one that somebody on the way to the object store has repeated.
+                Ok(Put::Exists) => match self.read_entry(version).map_err(unsure)? {
+                    Some(there) => return Ok((there.entry.id == entry.id).then_some(there.stamp)),
+                    // Cleared away meanwhile. What is created now in its place will be found to be
+                    // stale, unless there was nothing: a conflict that came to nothing.
+                    None => fate_unknown(),
+                },
+                // Created and cleared away before it was looked at.
+                Err(error) if is_gone(&error) && error.outcome() == Outcome::Unknown => {
+                    return Err(fate_unknown().with_source(error));
+                }
+                Err(error) => error,
             };
+            is_unsure |= error.outcome() == Outcome::Unknown;
             tries += 1;
-            if tries > UNSURE_TRIES {
-                return Err(error.with_outcome(Outcome::Unknown));
+            if !error.is_retryable() || is_failed_sync(&error) || tries > UNSURE_TRIES {
+                return Err(if is_unsure { unsure(error) } else { error });
             }
-            std::thread::sleep(std::time::Duration::from_millis(20 << tries));
+            pause(tries);
         }
-    }
-
-    fn is_ours(&self, version: u64, entry: &Entry) -> Result<Option<Stamp>> {
-        let unsure = |error: Error| error.with_outcome(Outcome::Unknown);
-        let loaded = self.read_entry(version).map_err(unsure)?;
-        Ok(loaded.filter(|loaded| loaded.entry.id == entry.id).map(|loaded| loaded.stamp))
     }
 
     /// Finds out what an entry is worth that was created after one that is gone: this handle slept
     /// while others went on and cleared away. Entries that were not merged yet are never removed.
+    ///
+    /// # Errors
+    /// Always with the outcome `Unknown`: the entry may have counted before it was cleared away.
     fn settle_stale(&self, version: u64, lock: &MutexGuard<'_, ()>) -> Result<()> {
-        let state = self.advance(lock).map_err(|error| error.with_outcome(Outcome::Unknown))?;
+        let state = self.advance(lock).map_err(unsure)?;
         if version > state.consumed {
             return Ok(());
         }
         // Merged long ago, or never part of the log.
-        if first_needed(&*self.files, &checkpoints(&*self.files)?)?.is_some_and(|v| version < v) {
-            self.files.remove(&log_path(version))?;
+        self.remove_unneeded(version).map_err(unsure)?;
+        Err(fate_unknown())
+    }
+
+    fn remove_unneeded(&self, version: u64) -> Result<()> {
+        match first_needed(&*self.files, &checkpoints(&*self.files)?)? {
+            Some(first) if version < first => self.files.remove(&log_path(version)),
+            _ => Ok(()),
         }
-        Err(Error::new(ErrorKind::Unavailable, "the commit took so long that its fate is unknown")
-            .with_outcome(Outcome::Unknown))
     }
 
     /// Writes the current state out, and removes checkpoints and entries that nobody needs.
     pub(crate) fn checkpoint(&self) -> Result<()> {
         let state = self.current();
         let bytes = Checkpoint::of(&state).to_bytes()?;
-        self.files.create(&checkpoint_path(state.version), &bytes)?;
+        create_by_anybody(&*self.files, &checkpoint_path(state.version), &bytes)?;
         let mut versions = checkpoints(&*self.files)?;
         for version in versions.iter().skip(2) {
             self.files.remove(&checkpoint_path(*version))?;
@@ -367,7 +380,33 @@ fn make(files: &dyn Files, create: bool) -> Result<()> {
     }
     files.make_root()?;
     let entry = Entry::new(Change::Create);
-    files.create(&log_path(0), &encode_empty(&entry.to_text()?)?).map(drop)
+    create_by_anybody(files, &log_path(0), &encode_empty(&entry.to_text()?)?)
+}
+
+/// Creates a file that means the same whoever creates it, so that trying again is safe.
+fn create_by_anybody(files: &dyn Files, path: &str, bytes: &Bytes) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        match files.create(path, bytes) {
+            Err(error) if error.is_retryable() && tries < UNSURE_TRIES => tries += 1,
+            created => return created.map(drop),
+        }
+        pause(tries);
+    }
+}
+
+/// Waits before a file is created again, longer each time.
+fn pause(tries: u32) {
+    std::thread::sleep(std::time::Duration::from_millis(20 << tries));
+}
+
+/// The same error for a commit that may have been applied.
+fn unsure(error: Error) -> Error {
+    error.with_outcome(Outcome::Unknown)
+}
+
+fn fate_unknown() -> Error {
+    unsure(Error::new(ErrorKind::Unavailable, "the commit took so long that its fate is unknown"))
 }
 
 /// The versions of the checkpoints, the newest first.
@@ -466,7 +505,7 @@ fn fresh_of(version: u64, rows: FreshRows) -> Option<Fresh> {
 
 /// Reads every row of a file.
 pub(crate) fn read_rows(file: &DataFile, source: &Source) -> Result<Rows> {
-    let samples = file.read(source, std::slice::from_ref(&(0..file.rows())))?;
+    let samples = file.read(source, std::slice::from_ref(&(0..file.rows())), Columns::All)?;
     let mut rows = Rows::default();
     for entry in &file.index {
         rows.push(&entry.key, samples.part(entry.start as usize, entry.end as usize));
@@ -479,7 +518,7 @@ mod tests {
     use super::*;
     use crate::encode::encode_fast;
     use crate::files::LocalFiles;
-    use crate::files::faulty::FaultyFiles;
+    use crate::files::faulty::{Call, Fault, FaultyFiles};
     use crate::rows::Samples;
 
     fn rows(ms: i64) -> Arc<Rows> {
@@ -529,6 +568,60 @@ mod tests {
         assert!(log.files.stamp(&log_path(1)).unwrap().is_none());
         write(&log, 9).unwrap();
         assert_eq!(times(&Log::open(local(&dir), false, 100).unwrap().current()), [9]);
+    }
+
+    #[test]
+    fn what_may_be_stored_is_never_said_not_to_be() {
+        for faults in [
+            &[Fault::AnswerLost, Fault::Denied][..],
+            &[Fault::Refused, Fault::Denied],
+            &[Fault::Vanished],
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let files = Arc::new(FaultyFiles::new(local(&dir), 1, 0));
+            let log = Log::open(Arc::clone(&files) as _, true, 100).unwrap();
+            files.plan(Call::Create, faults);
+            let error = write(&log, 1).unwrap_err();
+            assert_eq!(error.outcome(), Outcome::Unknown, "{faults:?} {error:#}");
+            let is_there = faults[0] != Fault::Refused;
+            assert_eq!(times(&log.refresh().unwrap()).len(), usize::from(is_there));
+            // Denied at once, it is certain.
+            files.plan(Call::Create, &[Fault::Denied]);
+            assert_eq!(write(&log, 2).unwrap_err().outcome(), Outcome::NotApplied);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_is_cleared_away_before_it_is_looked_at_may_have_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Arc::new(FaultyFiles::new(local(&dir), 1, 0));
+        let log = Log::open(Arc::clone(&files) as _, true, 100).unwrap();
+        let others = Log::open(local(&dir), false, 100).unwrap();
+        for ms in 0..4 {
+            write(&others, ms).unwrap();
+            consume(&others);
+        }
+        let entry = Entry::new(Change::Write);
+        let encoded = encode_fast(&rows(9), &entry.to_text().unwrap()).unwrap();
+        // What it stands at is gone, and so is what was in the way.
+        files.plan(Call::Create, &[Fault::Exists]);
+        assert!(log.try_create(1, &entry, &encoded.bytes).unwrap().is_some());
+        assert!(!log.is_at(&log.current()).unwrap());
+        let error = log.settle_stale(1, &log.lock()).unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        assert!(log.files.stamp(&log_path(1)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_store_that_fails_while_a_stale_entry_is_settled_leaves_its_fate_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = Arc::new(FaultyFiles::new(local(&dir), 1, 0));
+        let log = Log::open(Arc::clone(&files) as _, true, 100).unwrap();
+        write(&log, 1).unwrap();
+        consume(&log);
+        files.plan(Call::List, &[Fault::Denied]);
+        let error = log.settle_stale(1, &log.lock()).unwrap_err();
+        assert_eq!(error.outcome(), Outcome::Unknown);
     }
 
     fn reset(log: &Log, state: &State) {

@@ -17,7 +17,7 @@ use storage_core::{
     TimeRange,
 };
 
-use crate::file::DataFile;
+use crate::file::{Columns, DataFile};
 use crate::index::IndexEntry;
 use crate::manifest::{FileEntry, Fresh, FreshRows, State};
 use crate::rows::{Samples, Slice};
@@ -61,6 +61,9 @@ impl Select<'_> {
     }
 }
 
+/// Every time that there is.
+const ALWAYS: (i64, i64) = (i64::MIN, i64::MAX);
+
 /// Samples by series.
 pub(crate) type Found = FxHashMap<Arc<SeriesKey>, Samples>;
 
@@ -72,10 +75,11 @@ impl Store {
         select: Select<'_>,
         start_ms: i64,
         end_ms: i64,
+        columns: Columns,
     ) -> Result<Found> {
-        let mut found = self.collect_files(state, select, start_ms, end_ms)?;
+        let mut found = self.collect_files(state, select, start_ms, end_ms, columns)?;
         for fresh in state.fresh.iter().filter(|fresh| fresh.overlaps(start_ms, end_ms)) {
-            self.lay_over(&mut found, fresh, select, start_ms, end_ms)?;
+            self.lay_over(&mut found, fresh, select, (start_ms, end_ms), columns)?;
         }
         Ok(found)
     }
@@ -87,6 +91,7 @@ impl Store {
         select: Select<'_>,
         start_ms: i64,
         end_ms: i64,
+        columns: Columns,
     ) -> Result<Found> {
         let mut found = Found::default();
         for entry in state.files_between(start_ms, end_ms) {
@@ -98,7 +103,7 @@ impl Store {
                 }
                 // In steps, so that little is there twice.
                 for step in in_steps(rows, self.options.step_rows()) {
-                    read_into(&file, &source, &step, start_ms, end_ms, |key, slice| {
+                    read_into(&file, &source, &step, (start_ms, end_ms), columns, |key, slice| {
                         found.entry(Arc::clone(key)).or_default().extend(slice);
                     })?;
                 }
@@ -112,8 +117,8 @@ impl Store {
         found: &mut Found,
         fresh: &Fresh,
         select: Select<'_>,
-        start_ms: i64,
-        end_ms: i64,
+        (start_ms, end_ms): (i64, i64),
+        columns: Columns,
     ) -> Result<()> {
         let mut lay = |key: &Arc<SeriesKey>, slice: Slice<'_>| {
             let slice = slice.between(start_ms, end_ms);
@@ -135,7 +140,7 @@ impl Store {
             FreshRows::File(file) => {
                 let rows = rows_of(file, select, start_ms, end_ms);
                 let source = self.open_file(&file.path)?.1;
-                read_into(file, &source, &rows, start_ms, end_ms, lay)?;
+                read_into(file, &source, &rows, (start_ms, end_ms), columns, lay)?;
             }
         }
         Ok(())
@@ -144,7 +149,8 @@ impl Store {
     /// Reads the samples of one series.
     pub(crate) fn samples_of(&self, key: &SeriesKey, range: TimeRange) -> Result<Samples> {
         self.ask(|state| {
-            let found = self.collect(state, Select::One(key), range.start_ms(), range.end_ms())?;
+            let (start_ms, end_ms) = (range.start_ms(), range.end_ms());
+            let found = self.collect(state, Select::One(key), start_ms, end_ms, Columns::All)?;
             Ok(found.into_values().next().unwrap_or_default())
         })
     }
@@ -160,7 +166,8 @@ impl Store {
             let mut accumulator = Accumulator::default();
             for piece in self.pieces(state, &filter, range, self.options.rows_max())? {
                 for (start_ms, end_ms) in piece.times {
-                    let found = self.collect(state, Select::One(key), start_ms, end_ms)?;
+                    let (one, numbers) = (Select::One(key), Columns::Numbers);
+                    let found = self.collect(state, one, start_ms, end_ms, numbers)?;
                     let values = found.values().flat_map(|samples| &samples.values);
                     values.for_each(|value| accumulator.push(*value));
                 }
@@ -182,7 +189,9 @@ impl Store {
                 let mut builders: BTreeMap<Arc<SeriesKey>, WindowBuilder> = BTreeMap::new();
                 let select = Select::Between(filter, &piece.first, &piece.last);
                 for (start_ms, end_ms) in &piece.times {
-                    for (key, samples) in self.collect(state, select, *start_ms, *end_ms)? {
+                    let found =
+                        self.collect(state, select, *start_ms, *end_ms, Columns::Numbers)?;
+                    for (key, samples) in found {
                         let builder =
                             builders.entry(key).or_insert_with(|| WindowBuilder::new(width_ms));
                         let pairs = samples.ms.iter().zip(&samples.values);
@@ -211,7 +220,7 @@ impl Store {
             };
             let select = Select::Between(filter, &first, &last);
             for fresh in &state.fresh {
-                self.lay_over(&mut newest, fresh, select, i64::MIN, i64::MAX)?;
+                self.lay_over(&mut newest, fresh, select, ALWAYS, Columns::All)?;
             }
             let mut answer: Vec<_> = newest
                 .into_iter()
@@ -251,7 +260,7 @@ impl Store {
                 continue;
             }
             self.files_read.fetch_add(1, Ordering::Relaxed);
-            read_into(&file, &source, &rows, i64::MIN, i64::MAX, |key, slice| {
+            read_into(&file, &source, &rows, ALWAYS, Columns::All, |key, slice| {
                 let mut older = Samples::default();
                 older.extend(slice);
                 if let Some(newer) = found.get(key) {
@@ -286,7 +295,7 @@ impl Store {
         let select = Select::Between(filter, &first, &last);
         let mut fresh = Found::default();
         for piece in &state.fresh {
-            self.lay_over(&mut fresh, piece, select, i64::MIN, i64::MAX)?;
+            self.lay_over(&mut fresh, piece, select, ALWAYS, Columns::Numbers)?;
         }
         let twice = self.written_twice(state, &fresh)?;
         for (key, samples) in fresh {
@@ -342,7 +351,7 @@ impl Store {
                 Some((index, rows))
             });
             for part in in_steps(touched, self.options.step_rows()) {
-                read_into(&file, &source, &part, i64::MIN, i64::MAX, |key, slice| {
+                read_into(&file, &source, &part, ALWAYS, Columns::Numbers, |key, slice| {
                     let Some(newer) = fresh.get(key) else { return };
                     let both = slice.ms.iter().filter(|ms| newer.ms.binary_search(ms).is_ok());
                     *twice.entry(Arc::clone(key)).or_default() += both.count() as u64;
@@ -493,8 +502,8 @@ pub(crate) fn read_into(
     file: &DataFile,
     source: &crate::files::Source,
     rows: &[(&IndexEntry, Range<u64>)],
-    start_ms: i64,
-    end_ms: i64,
+    (start_ms, end_ms): (i64, i64),
+    columns: Columns,
     mut hand_on: impl FnMut(&Arc<SeriesKey>, Slice<'_>),
 ) -> Result<()> {
     if rows.is_empty() {
@@ -507,7 +516,7 @@ pub(crate) fn read_into(
             _ => ranges.push(range.clone()),
         }
     }
-    let samples = file.read(source, &ranges)?;
+    let samples = file.read(source, &ranges, columns)?;
     let mut place = 0;
     for (entry, range) in rows {
         let end = place + (range.end - range.start) as usize;

@@ -4,15 +4,20 @@
 //! with few rows, or an old one, becomes one file, others one file for each hour. Nothing is
 //! visible until the log says so, in one entry; what fails or is overtaken before leaves files
 //! that nobody knows, which are removed.
+//!
+//! What a merge reads takes the place of what it is read from, for good. So a file is replaced only if
+//! as many rows were taken out of it as it has.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, Result, SeriesKey};
 
 use crate::encode::{Encoded, Encoder};
-use crate::file::DataFile;
+use crate::error::{FILE, corrupt};
+use crate::file::{Columns, DataFile};
 use crate::files::{Source, directory_of};
 use crate::index::IndexEntry;
 use crate::log::Rewriting;
@@ -45,8 +50,14 @@ pub(crate) struct Job<'s> {
     /// Samples that a prune removes.
     pub(crate) removed_rows: u64,
     changes: FxHashMap<Arc<SeriesKey>, Delta>,
+    /// Rows taken over or dropped, by the file they are of.
+    taken: FxHashMap<String, u64>,
+    /// Files that cannot be read and that a prune drops all the same: by their paths.
+    lost: BTreeSet<String>,
     /// The day at work.
     day: Option<i64>,
+    /// When the job began, by a clock that nobody sets, and by one that goes on while a machine sleeps.
+    pub(crate) began: (Instant, SystemTime),
 }
 
 /// How the total of a series changes.
@@ -67,6 +78,8 @@ impl Default for Delta {
 struct Old {
     file: Arc<DataFile>,
     source: Source,
+    /// Rows that were read.
+    taken: u64,
 }
 
 /// Rows that wait, as far as a part needs them.
@@ -93,7 +106,13 @@ struct Portion {
 }
 
 impl<'s> Job<'s> {
-    pub(crate) fn new(store: &'s Store, base: Arc<State>, goal: Goal) -> Self {
+    /// Starts a job; `lost` are the files that a prune drops without reading them.
+    pub(crate) fn new(
+        store: &'s Store,
+        base: Arc<State>,
+        goal: Goal,
+        lost: BTreeSet<String>,
+    ) -> Self {
         Self {
             store,
             base,
@@ -102,7 +121,10 @@ impl<'s> Job<'s> {
             replaced: BTreeSet::new(),
             removed_rows: 0,
             changes: FxHashMap::default(),
+            taken: FxHashMap::default(),
+            lost,
             day: None,
+            began: (Instant::now(), SystemTime::now()),
         }
     }
 
@@ -143,6 +165,11 @@ impl<'s> Job<'s> {
                 self.make_day(*day, &rows.between(*day, day + DAY_MS))?;
             }
         }
+        for fresh in &base.fresh {
+            if let FreshRows::File(file) = &fresh.rows {
+                self.check_taken(&file.path, file.rows())?;
+            }
+        }
         Ok(!self.replaced.is_empty() || !base.fresh.is_empty())
     }
 
@@ -157,7 +184,8 @@ impl<'s> Job<'s> {
                     let source = self.store.open_file(&file.path)?.1;
                     for from in (0..file.rows()).step_by(step_rows as usize) {
                         let rows = from..file.rows().min(from + step_rows);
-                        let samples = file.read(&source, std::slice::from_ref(&rows))?;
+                        let rows = std::slice::from_ref(&rows);
+                        let samples = file.read(&source, rows, Columns::Numbers)?;
                         count_by_day(&mut days, &samples.ms, DAY_MS);
                     }
                 }
@@ -195,7 +223,7 @@ impl<'s> Job<'s> {
 
     /// Lays the rows of some series that wait between two times over each other.
     fn gather(
-        &self,
+        &mut self,
         start_ms: i64,
         end_ms: i64,
         is_wanted: impl Fn(&SeriesKey) -> bool,
@@ -214,13 +242,10 @@ impl<'s> Job<'s> {
                 FreshRows::File(file) => {
                     let source = self.store.open_file(&file.path)?.1;
                     let entries = file.index.iter().filter(|entry| is_wanted(&entry.key));
-                    parts.push(rows_between(
-                        file,
-                        &source,
-                        entries,
-                        (start_ms, end_ms),
-                        step_rows,
-                    )?);
+                    let times = (start_ms, end_ms);
+                    let part = rows_between(file, &source, entries, times, step_rows)?;
+                    *self.taken.entry(file.path.to_string()).or_default() += part.len() as u64;
+                    parts.push(part);
                 }
             }
         }
@@ -229,6 +254,7 @@ impl<'s> Job<'s> {
 
     /// Makes a day whose rows that wait do not fit into memory: hour by hour.
     fn make_large_day(&mut self, day: i64) -> Result<()> {
+        self.day = Some(day);
         let files = self.files_of(day);
         for hour in (day..day + DAY_MS).step_by(HOUR_MS as usize) {
             self.make_part(hour, hour + HOUR_MS, &files, Waiting::Many)?;
@@ -243,6 +269,13 @@ impl<'s> Job<'s> {
     /// The day at work, if it need not be touched as a whole: its hours could stay as they are.
     pub(crate) fn optional_day(&self) -> Option<i64> {
         self.day.filter(|day| self.is_whole_day(*day))
+    }
+
+    /// The file that an error is about, if this is a prune that needs nothing of it.
+    pub(crate) fn dispensable(&self, error: &Error) -> Option<&str> {
+        let path = error.context(FILE).filter(|path| !self.lost.contains(*path))?;
+        let file = self.base.files.iter().find(|file| file.path == path)?;
+        (file.max_ms < self.goal.cutoff_ms?).then_some(&*file.path)
     }
 
     /// Makes the files of a day out of those it has and of rows that waited.
@@ -288,15 +321,16 @@ impl<'s> Job<'s> {
         let overlapping =
             files.iter().filter(|file| file.min_ms < end_ms && file.max_ms >= start_ms);
         let mut old = Vec::new();
-        for entry in overlapping {
+        for entry in overlapping.filter(|file| !self.lost.contains(&file.path)) {
             let is_inside = start_ms <= entry.start_ms && entry.end_ms <= end_ms;
             if is_inside && entry.max_ms < cutoff_ms && waiting.is_empty() {
                 // All of it goes: there is nothing to read.
                 self.removed_rows += entry.rows;
+                self.taken.insert(entry.path.clone(), entry.rows);
                 continue;
             }
             let (file, source) = self.store.open_file(&entry.path)?;
-            old.push(Old { file, source });
+            old.push(Old { file, source, taken: 0 });
         }
         if old.is_empty() && waiting.is_empty() {
             return Ok(());
@@ -307,7 +341,7 @@ impl<'s> Job<'s> {
         let group_rows = self.store.options.group_rows();
         let mut encoder: Option<Encoder> = None;
         for portion in self.portions(&old, waiting, start_ms, end_ms) {
-            let rows = self.merge_portion(&old, waiting, &portion)?;
+            let rows = self.merge_portion(&mut old, waiting, &portion)?;
             let before = rows.len();
             let kept = if cutoff_ms > start_ms { rows.between(cutoff_ms, end_ms) } else { rows };
             self.removed_rows += (before - kept.len()) as u64;
@@ -325,6 +359,9 @@ impl<'s> Job<'s> {
                     .get_or_insert_with(|| Encoder::new(encoding, group_rows))
                     .push(key, slice)?;
             }
+        }
+        for Old { file, taken, .. } in old {
+            *self.taken.entry(file.path.to_string()).or_default() += taken;
         }
         encoder.map_or(Ok(()), |encoder| self.complete(encoder, start_ms, end_ms))
     }
@@ -409,15 +446,22 @@ impl<'s> Job<'s> {
     }
 
     /// Lays rows that wait over those of old files, for one portion.
-    fn merge_portion(&self, old: &[Old], waiting: Waiting<'_>, portion: &Portion) -> Result<Rows> {
+    fn merge_portion(
+        &mut self,
+        old: &mut [Old],
+        waiting: Waiting<'_>,
+        portion: &Portion,
+    ) -> Result<Rows> {
         let Portion { first, last, start_ms, end_ms } = portion;
         let (start_ms, end_ms) = (*start_ms, *end_ms);
         let is_inside = |key: &SeriesKey| (&**first..=&**last).contains(&key);
         let step_rows = self.store.options.step_rows();
         let mut parts = Vec::new();
-        for Old { file, source } in old {
+        for Old { file, source, taken } in old {
             let entries = file.index.iter().filter(|entry| is_inside(&entry.key));
-            parts.push(rows_between(file, source, entries, (start_ms, end_ms), step_rows)?);
+            let part = rows_between(file, source, entries, (start_ms, end_ms), step_rows)?;
+            *taken += part.len() as u64;
+            parts.push(part);
         }
         parts.push(match waiting {
             Waiting::Gathered(rows) => {
@@ -448,11 +492,19 @@ impl<'s> Job<'s> {
     }
 
     /// Notes files of the base as replaced.
+    ///
+    /// # Errors
+    /// `Corrupt` if not all rows of one were taken over or dropped.
     fn replace(&mut self, files: &[Arc<FileEntry>]) -> Result<()> {
         for entry in files {
             if !self.replaced.insert(entry.path.clone()) {
                 continue;
             }
+            if self.lost.contains(&entry.path) {
+                self.removed_rows += entry.rows;
+                continue;
+            }
+            self.check_taken(&entry.path, entry.rows)?;
             let (file, _) = self.store.open_file(&entry.path)?;
             for index in &file.index {
                 self.changes.entry(Arc::clone(&index.key)).or_default().count -=
@@ -460,6 +512,18 @@ impl<'s> Job<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Whether as many rows were taken out of a file as it has: where they lie inside is known from
+    /// the file alone.
+    fn check_taken(&self, path: &str, rows: u64) -> Result<()> {
+        let taken = self.taken.get(path).copied().unwrap_or(0);
+        if taken == rows {
+            return Ok(());
+        }
+        Err(corrupt(path, "some rows of the file are not to be found")
+            .with_context("rows", rows)
+            .with_context("found", taken))
     }
 
     /// The new totals of the series that change.
@@ -496,13 +560,42 @@ impl<'s> Job<'s> {
                 total.oldest_ms = oldest_ms;
             }
         }
+        totals.extend(self.recounted()?);
         Ok(totals.iter().map(|(key, total)| series_total(key, *total)).collect())
+    }
+
+    /// Counts the series anew of which a lost file may have had samples, over all files that stay.
+    fn recounted(&self) -> Result<BTreeMap<Arc<SeriesKey>, Total>> {
+        let mut counted = BTreeMap::new();
+        for lost in self.base.files.iter().filter(|file| self.lost.contains(&file.path)) {
+            let series = self.base.totals.range::<SeriesKey, _>(&lost.first..=&lost.last);
+            let none = Total { count: 0, oldest_ms: i64::MAX, newest_ms: i64::MIN };
+            counted.extend(series.map(|(key, _)| (Arc::clone(key), none)));
+        }
+        if counted.is_empty() {
+            return Ok(counted);
+        }
+        for entry in self.files_after() {
+            for index in &self.store.open_file(&entry.path)?.0.index {
+                if let Some(total) = counted.get_mut(&index.key) {
+                    total.count += index.count();
+                    total.oldest_ms = total.oldest_ms.min(index.min_ms);
+                    total.newest_ms = total.newest_ms.max(index.max_ms);
+                }
+            }
+        }
+        Ok(counted)
+    }
+
+    /// The files that there are once the job is published.
+    fn files_after(&self) -> impl Iterator<Item = &FileEntry> {
+        let kept = self.base.files.iter().filter(|file| !self.replaced.contains(&file.path));
+        kept.map(|file| &**file).chain(&self.added)
     }
 
     /// Finds the earliest sample that series have once the files are replaced.
     fn oldest_of(&self, mut keys: BTreeSet<Arc<SeriesKey>>) -> Result<Vec<(Arc<SeriesKey>, i64)>> {
-        let kept = self.base.files.iter().filter(|file| !self.replaced.contains(&file.path));
-        let mut files: Vec<&FileEntry> = kept.map(|file| &**file).chain(&self.added).collect();
+        let mut files: Vec<&FileEntry> = self.files_after().collect();
         files.sort_by_key(|file| file.start_ms);
         let mut found = Vec::new();
         for entry in files {
@@ -520,6 +613,10 @@ impl<'s> Job<'s> {
     }
 
     /// Makes the new files count.
+    ///
+    /// # Errors
+    /// `Timeout` if the files are so old that others may take them for nobody's; with the outcome
+    /// `Unknown` if they may count already, or may still come to.
     pub(crate) fn publish(&mut self) -> Result<Option<Rewriting>> {
         let directories: BTreeSet<String> =
             self.added.iter().map(|file| directory_of(&file.path).to_owned()).collect();
@@ -536,8 +633,22 @@ impl<'s> Job<'s> {
                 return Ok(Some(Rewriting::Overtaken));
             }
         }
+        self.check_age()?;
         let entry = Entry::new(change);
         self.store.log.commit_rewrite(&entry, &self.base, self.goal.cutoff_ms).map(Some)
+    }
+
+    /// Whether others are sure to leave the files alone until they count. They wait twice as long from
+    /// when they first see one, which leaves as much time again for the commit.
+    fn check_age(&self) -> Result<()> {
+        let grace = self.store.options.orphans_after;
+        let (instant, time) = self.began;
+        let age = instant.elapsed().max(time.elapsed().unwrap_or_default());
+        if grace.is_zero() || age < grace / 2 {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Timeout, "a merge took longer than half of orphans_after")
+            .with_context("seconds", age.as_secs()))
     }
 
     /// Removes the files that were made and will not be published.
@@ -580,7 +691,8 @@ fn rows_between<'f>(
     let rows = overlapping.map(|entry| (entry, file.narrow(entry, start_ms, end_ms)));
     let mut part = Rows::default();
     for step in in_steps(rows, step_rows) {
-        read_into(file, source, &step, start_ms, end_ms, |key, slice| part.push(key, slice))?;
+        let times = (start_ms, end_ms);
+        read_into(file, source, &step, times, Columns::All, |key, slice| part.push(key, slice))?;
     }
     Ok(part)
 }

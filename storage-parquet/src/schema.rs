@@ -33,11 +33,12 @@ pub(crate) const METADATA: usize = 4;
 pub(crate) const COLUMNS: [&str; 5] =
     ["server_id", "timestamp", "metric_type", "value", "metadata"];
 
-/// The keys of the footer's own entries: what the file is to the store, where its series lie, and
-/// the checksums of its pages.
+/// The keys of the footer's own entries: what the file is to the store, where its series lie, the
+/// checksums of its pages, and that of what says where rows and pages lie (not in the oldest files).
 pub(crate) const KEY_ENTRY: &str = "storage.entry";
 pub(crate) const KEY_INDEX: &str = "storage.index";
 pub(crate) const KEY_PAGES: &str = "storage.pages";
+pub(crate) const KEY_LAYOUT: &str = "storage.layout";
 
 /// Rows of a row group: what readers like, and what is held in memory while one is made.
 pub(crate) const GROUP_ROWS_MAX: usize = 524_288;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustc_hash::FxHashMap;
 use storage_core::{Error, ErrorKind, Result};
 use tokio::runtime::Handle;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, RwLock};
 
 use crate::config::ParquetOptions;
 use crate::error::{FILE, is_failed_sync, is_gone, missing};
@@ -28,6 +28,9 @@ pub(crate) struct Store {
     cache: Mutex<Cache>,
     /// Held by whoever puts files in the place of others, so that one handle does so once at a time.
     pub(crate) rewriting: Mutex<()>,
+    /// Held, by any number at once, while a batch that was found to be in time is handed over; by
+    /// `close` alone, to know that no other comes.
+    pub(crate) handing_over: RwLock<()>,
     /// Rung when there may be something to merge.
     pub(crate) merge_due: Arc<Notify>,
     /// Rung when something was merged or merging failed.
@@ -62,6 +65,7 @@ impl Store {
             log,
             cache: Mutex::default(),
             rewriting: Mutex::default(),
+            handing_over: RwLock::default(),
             merge_due: Arc::default(),
             merged: Notify::new(),
             closed: AtomicBool::new(false),

@@ -53,8 +53,9 @@ impl Committer {
         Self(sender)
     }
 
-    /// Waits until everything that was handed over before is answered.
-    pub(crate) async fn drain(&self) {
+    /// Waits until everything that was handed over is answered. Calls have to be refused before.
+    pub(crate) async fn drain(&self, store: &Store) {
+        drop(store.handing_over.write().await);
         let (done, drained) = oneshot::channel();
         let job = Job { batch: Unsorted::default(), records: 0, done };
         // Where the task is gone, nothing waits.
@@ -79,8 +80,15 @@ impl Committer {
         }
         let (done, committed) = oneshot::channel();
         let job = Job { batch: collector.finish(), records: records.len(), done };
-        self.0.send(job).await.map_err(|_| gone(Outcome::NotApplied))?;
+        self.hand_over(store, job).await?;
         committed.await.map_err(|_| gone(Outcome::Unknown))?
+    }
+
+    /// Hands a batch over unless the store was closed while it was made ready, or waited.
+    async fn hand_over(&self, store: &Store, job: Job) -> Result<()> {
+        let _in_time = store.handing_over.read().await;
+        store.check_open()?;
+        self.0.send(job).await.map_err(|_| gone(Outcome::NotApplied))
     }
 }
 
@@ -151,4 +159,47 @@ fn commit(store: &Store, batches: Vec<Unsorted>) -> Result<()> {
     let encoded = encode_fast(&rows, &entry.to_text()?)?;
     let committed = store.log.commit_write(&entry, &encoded.bytes, rows);
     committed.inspect_err(|error| store.note_write_error(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ParquetOptions;
+    use crate::files::LocalFiles;
+    use storage_core::metrics::time::from_ms;
+
+    #[test]
+    fn a_write_that_waited_for_a_merge_is_refused_after_close() {
+        let dir = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let options = ParquetOptions::new(dir.path()).merge_files(1);
+        let files = Arc::new(LocalFiles::new(dir.path().to_owned()));
+        let store = Arc::new(Store::open(options, files, runtime.handle().clone()).unwrap());
+        let write = async |committer: Committer, store: Arc<Store>, ms: i64| {
+            committer.write(&store, &[MetricRecord::new("a", from_ms(ms), "b", 1.0)]).await
+        };
+        runtime.block_on(async {
+            let committer = Committer::start(&store);
+            // Nobody merges.
+            for ms in 0..=WAITING_FACTOR_MAX as i64 {
+                write(committer.clone(), Arc::clone(&store), ms).await.unwrap();
+            }
+            let version = store.log.current().version;
+            let late = async {
+                let error = write(committer.clone(), Arc::clone(&store), 99).await.unwrap_err();
+                assert_eq!(
+                    (error.kind(), error.outcome()),
+                    (ErrorKind::Closed, Outcome::NotApplied)
+                );
+            };
+            let close = async {
+                store.refuse_calls();
+                committer.drain(&store).await;
+                assert_eq!(store.log.current().version, version);
+            };
+            // In this order, on one task: the write waits before the store is closed.
+            tokio::join!(late, close);
+            assert_eq!(store.log.refresh().unwrap().version, version);
+        });
+    }
 }

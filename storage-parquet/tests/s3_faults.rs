@@ -6,6 +6,7 @@
 //! (`CONFORMANCE_SEED` chooses others). Needs `scripts/with-s3`, like `s3`.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::HashSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,10 +52,13 @@ enum Fault {
 const FAULTS: [Fault; 5] =
     [Fault::Refused, Fault::UploadCut, Fault::AnswerLost, Fault::AnswerCut, Fault::Silence];
 
-/// Hands requests on to a server, one to a connection; one in `one_in` meets a fault.
+/// Hands requests on to a server, one to a connection; one in `one_in` meets a fault. The creation of an
+/// object of which nobody has heard is forbidden, half of the times, when it is tried again.
 struct Proxy {
     upstream: String,
     random: std::sync::Mutex<fastrand::Rng>,
+    /// The first lines of requests that created an object, and whose answer was lost.
+    unheard: std::sync::Mutex<HashSet<String>>,
     one_in: u32,
     done: [AtomicU64; FAULTS.len()],
 }
@@ -63,7 +67,8 @@ impl Proxy {
     async fn start(server: &str, seed: u64, one_in: u32) -> (Arc<Self>, String) {
         let upstream = server.trim_start_matches("http://").to_owned();
         let random = std::sync::Mutex::new(fastrand::Rng::with_seed(seed));
-        let proxy = Arc::new(Self { upstream, random, one_in, done: Default::default() });
+        let (unheard, done) = Default::default();
+        let proxy = Arc::new(Self { upstream, random, unheard, one_in, done });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let accepting = Arc::clone(&proxy);
@@ -87,8 +92,19 @@ impl Proxy {
         Some(FAULTS[place])
     }
 
+    /// Whether a request is forbidden that creates what may be there already.
+    fn is_forbidden(&self, request: &[u8]) -> bool {
+        let is_unheard = self.unheard.lock().unwrap().remove(&first_line(request));
+        is_unheard && self.random.lock().unwrap().bool()
+    }
+
     async fn serve(&self, mut client: TcpStream) -> std::io::Result<()> {
         let request = read_request(&mut client).await?;
+        if self.is_forbidden(&request) {
+            let answer =
+                b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            return client.write_all(answer).await;
+        }
         let fault = self.draw();
         match fault {
             Some(Fault::Refused) => {
@@ -110,12 +126,26 @@ impl Proxy {
         server.write_all(&request).await?;
         let mut answer = Vec::new();
         server.read_to_end(&mut answer).await?;
+        let is_lost = matches!(fault, Some(Fault::AnswerLost | Fault::AnswerCut));
+        if is_lost && answer.starts_with(b"HTTP/1.1 200") && creates(&request) {
+            self.unheard.lock().unwrap().insert(first_line(&request));
+        }
         match fault {
             Some(Fault::AnswerLost) => Ok(()),
             Some(Fault::AnswerCut) => client.write_all(&answer[..answer.len() / 2]).await,
             _ => client.write_all(&answer).await,
         }
     }
+}
+
+fn first_line(request: &[u8]) -> String {
+    String::from_utf8_lossy(request).lines().next().unwrap_or_default().to_owned()
+}
+
+/// Whether a request creates an object where none is.
+fn creates(request: &[u8]) -> bool {
+    let head = request.split(|byte| *byte == 0).next().unwrap_or_default();
+    String::from_utf8_lossy(head).to_ascii_lowercase().contains("\r\nif-none-match:")
 }
 
 /// Reads a request, and tells the server to end the connection with its answer.

@@ -74,7 +74,7 @@ pub(crate) trait Files: Send + Sync + fmt::Debug {
     /// What the location is called in errors; without secrets.
     fn location(&self) -> &str;
 
-    /// Creates a file unless there is one, atomically and durably.
+    /// Creates a file unless there is one, atomically and durably. Tries once.
     ///
     /// # Errors
     /// With the outcome `Unknown` if the file may have been created, or may still be.

@@ -28,13 +28,17 @@ use crate::error::{from_object_store, is_maybe_applied};
 /// Objects up to this size are read whole when they are opened: one request instead of four.
 const WHOLE_BYTES_MAX: u64 = 2 << 20;
 
-/// How often a request is repeated, and how long at most, before the caller hears of it.
+/// How often a request is repeated, and how long at most, before the caller hears of it; but for the
+/// creation of an object, where the log has to know what each attempt was answered.
 const RETRIES_MAX: usize = 6;
 const RETRY_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Files below a prefix of a bucket.
 pub(crate) struct ObjectFiles {
     store: Arc<dyn ObjectStore>,
+    /// The same without repetitions: for an error after several attempts does not say whether an
+    /// earlier one was carried out.
+    once: Arc<dyn ObjectStore>,
     root: Path,
     location: String,
     runtime: Handle,
@@ -64,41 +68,9 @@ impl ObjectFiles {
         }
         let root = Path::parse(prefix.trim_matches('/'))
             .map_err(|error| config("the prefix in the URL is no path").with_source(error))?;
-        let retry = RetryConfig {
-            max_retries: RETRIES_MAX,
-            retry_timeout: RETRY_TIME_MAX,
-            ..RetryConfig::default()
-        };
-        let built: Result<Arc<dyn ObjectStore>, StoreError> = match scheme {
-            "s3" => {
-                let mut builder =
-                    AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
-                for (name, value) in options {
-                    builder = builder.with_config(key::<AmazonS3ConfigKey>(name)?, value);
-                }
-                builder.build().map(|store| Arc::new(store) as _)
-            }
-            "gs" => {
-                let mut builder = GoogleCloudStorageBuilder::from_env()
-                    .with_bucket_name(bucket)
-                    .with_retry(retry);
-                for (name, value) in options {
-                    builder = builder.with_config(key::<GoogleConfigKey>(name)?, value);
-                }
-                builder.build().map(|store| Arc::new(store) as _)
-            }
-            _ => {
-                let mut builder =
-                    MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
-                for (name, value) in options {
-                    builder = builder.with_config(key::<AzureConfigKey>(name)?, value);
-                }
-                builder.build().map(|store| Arc::new(store) as _)
-            }
-        };
-        let store = built
-            .map_err(|error| config("the object store cannot be set up").with_source(error))?;
-        Ok(Self { store, root, location: url.to_owned(), runtime })
+        let store = build(scheme, bucket, options, RETRIES_MAX)?;
+        let once = build(scheme, bucket, options, 0)?;
+        Ok(Self { store, once, root, location: url.to_owned(), runtime })
     }
 
     fn full(&self, path: &str) -> Path {
@@ -123,6 +95,44 @@ impl ObjectFiles {
     }
 }
 
+/// Makes a client that repeats requests up to `max_retries` times.
+fn build(
+    scheme: &str,
+    bucket: &str,
+    options: &BTreeMap<String, String>,
+    max_retries: usize,
+) -> Result<Arc<dyn ObjectStore>> {
+    let retry =
+        RetryConfig { max_retries, retry_timeout: RETRY_TIME_MAX, ..RetryConfig::default() };
+    let built: Result<Arc<dyn ObjectStore>, StoreError> = match scheme {
+        "s3" => {
+            let mut builder =
+                AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry);
+            for (name, value) in options {
+                builder = builder.with_config(key::<AmazonS3ConfigKey>(name)?, value);
+            }
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+        "gs" => {
+            let mut builder =
+                GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry);
+            for (name, value) in options {
+                builder = builder.with_config(key::<GoogleConfigKey>(name)?, value);
+            }
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+        _ => {
+            let mut builder =
+                MicrosoftAzureBuilder::from_env().with_container_name(bucket).with_retry(retry);
+            for (name, value) in options {
+                builder = builder.with_config(key::<AzureConfigKey>(name)?, value);
+            }
+            builder.build().map(|store| Arc::new(store) as _)
+        }
+    };
+    built.map_err(|error| config("the object store cannot be set up").with_source(error))
+}
+
 /// Returns the key of an option by its name.
 fn key<K: FromStr>(name: &str) -> Result<K> {
     name.parse()
@@ -141,7 +151,7 @@ impl Files for ObjectFiles {
 
     fn create(&self, path: &str, bytes: &Bytes) -> Result<Put> {
         let full = self.full(path);
-        let request = self.store.put_opts(&full, bytes.clone().into(), PutMode::Create.into());
+        let request = self.once.put_opts(&full, bytes.clone().into(), PutMode::Create.into());
         match self.runtime.block_on(request) {
             Ok(put) => Ok(Put::Created(stamp_of(put.e_tag.as_ref(), ()))),
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
