@@ -32,14 +32,20 @@ const RANGE_OF_SERIES: &str = "SELECT ts, value, metadata::jsonb AS metadata FRO
 /// Up to so many samples of a series come as arrays: the server holds them in memory.
 pub(crate) const ARRAY_LEN_MAX: usize = 100_000;
 
-/// Times, values, and apart from them the metadata with its times, which few have.
-const ARRAYS: &str = "array_agg(ts), array_agg(value),
-    array_agg(ts) FILTER (WHERE metadata IS NOT NULL),
-    array_agg(metadata) FILTER (WHERE metadata IS NOT NULL)";
+/// One row: times, values, and apart from them the metadata with its times, which few have.
+fn range_as_arrays() -> String {
+    format!(
+        "SELECT array_agg(ts), array_agg(value),
+            array_agg(ts) FILTER (WHERE metadata IS NOT NULL),
+            array_agg(metadata) FILTER (WHERE metadata IS NOT NULL)
+         FROM ({RANGE_OF_SERIES} ORDER BY ts LIMIT {}) s",
+        ARRAY_LEN_MAX + 1
+    )
+}
 
-/// Reads [`ARRAYS`], which stand in four columns from `first` on; `None` if there are too many samples.
-fn samples_of_arrays(row: &Row, first: usize) -> Result<Option<Vec<Sample>>> {
-    let array = |index| row.try_get::<_, Option<Elements<'_>>>(first + index).map_err(from_pg);
+/// Reads what `range_as_arrays` asks for; `None` if there are more samples.
+fn samples_of_arrays(row: &Row) -> Result<Option<Vec<Sample>>> {
+    let array = |index| row.try_get::<_, Option<Elements<'_>>>(index).map_err(from_pg);
     let (Some(times), Some(values)) = (array(0)?, array(1)?) else { return Ok(Some(Vec::new())) };
     if times.len() > ARRAY_LEN_MAX {
         return Ok(None);
@@ -84,13 +90,9 @@ impl Store {
         let (start, end) = (PgTime(range.start_ms()), PgTime(range.end_ms()));
         let key = SeriesKey::new(server_id, metric_type);
         let parameters: [Parameter<'_>; 4] = [&server_id, &metric_type, &start, &end];
-        let sql = format!(
-            "SELECT {ARRAYS} FROM ({RANGE_OF_SERIES} ORDER BY ts LIMIT {}) s",
-            ARRAY_LEN_MAX + 1
-        );
-        let rows = self.rows(&sql, &parameters).await?;
+        let rows = self.rows(&range_as_arrays(), &parameters).await?;
         if let Some(row) = rows.first()
-            && let Some(samples) = samples_of_arrays(row, 0)?
+            && let Some(samples) = samples_of_arrays(row)?
         {
             return Ok(samples.into_iter().map(|sample| sample.into_record(&key)).collect());
         }
@@ -226,8 +228,7 @@ impl Store {
             CROSS JOIN LATERAL (SELECT ts, value, metadata::jsonb AS metadata
                 FROM samples WHERE series_id = s.id AND ts >= $3 AND ts < $4 ORDER BY ts LIMIT $5) p
             LIMIT $5";
-        let first_only =
-            "SELECT 1::bigint AS n, ts, value, metadata::jsonb AS metadata FROM samples
+        let first_only = "SELECT 1::bigint, ts, value, metadata::jsonb FROM samples
             WHERE series_id = (SELECT id FROM series WHERE server_id = $1 AND metric_type = $2)
             AND ts >= $3 AND ts < $4 ORDER BY ts LIMIT $5";
         let (sql, names, asked): (_, [Parameter<'_>; 2], _) = match goes_on {
@@ -235,9 +236,7 @@ impl Store {
             false => (sql, [&servers, &metrics], some.len()),
         };
         let parameters = [names[0], names[1], &start, &end, &SCAN_STEP_SAMPLES];
-        // A row for each series: one for each sample takes several times as long.
-        let sql = format!("SELECT n, {ARRAYS} FROM ({sql}) AS found GROUP BY n");
-        let found = self.rows(&sql, &parameters).await?;
+        let found = self.rows(sql, &parameters).await?;
         step_of(&found, some, asked)
     }
 }
@@ -253,41 +252,37 @@ pub(crate) struct ScanStep {
 }
 
 fn step_of(rows: &[Row], series: &[SeriesKey], asked: usize) -> Result<ScanStep> {
-    let mut by_place = BTreeMap::new();
+    let mut found: Vec<SeriesSamples> = Vec::new();
+    let mut at = 0;
     for row in rows {
-        let place: i64 = row.try_get(0).map_err(from_pg)?;
-        let samples = samples_of_arrays(row, 1)?.ok_or_else(out_of_order)?;
-        by_place.insert(usize::try_from(place).unwrap_or_default(), in_order(samples)?);
-    }
-    let last = by_place.last_key_value().map(|(place, samples)| (*place, samples.last()));
-    let samples: usize = by_place.values().map(Vec::len).sum();
-    let full = last.filter(|_| samples as i64 >= SCAN_STEP_SAMPLES);
-    let (done, next_ms) = match full {
-        // The last series may have more.
-        Some((place, Some(sample))) => {
-            (place.saturating_sub(1), Some(sample.timestamp.timestamp_millis() + 1))
+        let n: i64 = row.try_get(0).map_err(from_pg)?;
+        let n = usize::try_from(n).unwrap_or_default();
+        let sample = to_sample(row, 1)?;
+        match found.last_mut() {
+            Some(last) if n == at => {
+                if last.samples.last().is_some_and(|last| last.timestamp >= sample.timestamp) {
+                    return Err(out_of_order());
+                }
+                last.samples.push(sample);
+            }
+            _ if n > at && n <= series.len() => {
+                let series = series[n - 1].clone();
+                found.push(SeriesSamples { series, samples: vec![sample] });
+                at = n;
+            }
+            _ => return Err(out_of_order()),
         }
-        _ => (asked, None),
-    };
-    let named = |(place, samples): (usize, Vec<Sample>)| {
-        let series = place.checked_sub(1).and_then(|index| series.get(index));
-        Ok(SeriesSamples { series: series.ok_or_else(out_of_order)?.clone(), samples })
-    };
-    let found = by_place.into_iter().map(named).collect::<Result<_>>()?;
-    Ok(ScanStep { found, done, next_ms })
-}
-
-/// Arrays come in the order in which the server read, which a plan of its own may change.
-fn in_order(mut samples: Vec<Sample>) -> Result<Vec<Sample>> {
-    if !samples.is_sorted_by(|a, b| a.timestamp < b.timestamp) {
-        samples.sort_by_key(|sample| sample.timestamp);
     }
-    match samples.is_sorted_by(|a, b| a.timestamp < b.timestamp) {
-        true => Ok(samples),
-        false => Err(out_of_order()),
-    }
+    let is_full = rows.len() as i64 == SCAN_STEP_SAMPLES;
+    let last = found.last().and_then(|last| last.samples.last());
+    Ok(match last.filter(|_| is_full) {
+        Some(sample) => {
+            ScanStep { next_ms: Some(sample.timestamp.timestamp_millis() + 1), done: at - 1, found }
+        }
+        None => ScanStep { found, done: asked, next_ms: None },
+    })
 }
 
 fn out_of_order() -> Error {
-    Error::new(ErrorKind::Internal, "the server gave other samples than were asked for")
+    Error::new(ErrorKind::Internal, "the server gave samples out of order")
 }

@@ -32,7 +32,7 @@ use crate::store::Store;
 use crate::write;
 
 /// Blocks that one step of a scan reads.
-const SCAN_BLOCKS: usize = 32;
+const SCAN_BLOCKS: usize = 16;
 
 /// Blocks with payload from which on decoding leaves the async threads.
 const INLINE_BLOCKS_MAX: usize = 16;
