@@ -25,7 +25,6 @@ pub(crate) struct Backlog {
 #[derive(Debug, Default)]
 struct Waiting {
     rows: Vec<(i64, Vec<Entry>)>,
-    samples: usize,
     /// The last row that ever waited here.
     last_id: i64,
 }
@@ -50,9 +49,8 @@ impl Store {
                 return false;
             }
             waiting.last_id = last_id;
-            waiting.samples += rows.iter().map(|(_, entries)| entries.len()).sum::<usize>();
             waiting.rows.extend(rows);
-            waiting.samples
+            waiting.rows.iter().map(|(_, entries)| entries.len()).sum::<usize>()
         };
         if samples > WAITING_MAX {
             let store = Arc::clone(self);
@@ -73,11 +71,7 @@ impl Store {
             Err(TryLockError::Poisoned(applying)) => applying.into_inner(),
             Err(TryLockError::WouldBlock) => return,
         };
-        let rows = {
-            let mut waiting = self.backlog.waiting();
-            waiting.samples = 0;
-            std::mem::take(&mut waiting.rows)
-        };
+        let rows = std::mem::take(&mut self.backlog.waiting().rows);
         if !rows.is_empty() {
             let mut head = self.head_mut();
             for (id, entries) in rows {

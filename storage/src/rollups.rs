@@ -116,8 +116,18 @@ impl RollupUrls {
     /// # Errors
     /// `NotFound` if the samples do not exist; otherwise those of the stores.
     pub async fn open(&self, create: bool, options: RollupOptions) -> Result<Rolled> {
+        Ok(self.open_with_samples(create, options).await?.0)
+    }
+
+    /// Opens the stores, with everything that the one of the samples holds.
+    async fn open_with_samples(
+        &self,
+        create: bool,
+        options: RollupOptions,
+    ) -> Result<(Rolled, Store)> {
         let samples = open_one_or_composed(&self.samples, create).await?;
-        self.open_beside(Arc::clone(samples.metrics()), options).await
+        let rolled = self.open_beside(Arc::clone(samples.metrics()), options).await?;
+        Ok((rolled, samples))
     }
 
     /// Opens the other stores beside samples that are open.
@@ -141,9 +151,7 @@ impl RollupUrls {
 /// Opens samples with their rollups by their URL. What is no metric stays beside the samples.
 pub(crate) async fn open(url: &str, create: bool) -> Result<Store> {
     let urls = RollupUrls::from_url(url).await?;
-    let samples = open_one_or_composed(&urls.samples, create).await?;
-    let metrics = Arc::clone(samples.metrics());
-    let rolled = urls.open_beside(metrics, RollupOptions::default()).await?;
+    let (rolled, samples) = urls.open_with_samples(create, RollupOptions::default()).await?;
     Ok(samples.with_metrics(Arc::new(rolled)))
 }
 

@@ -1,6 +1,6 @@
 //! `storage events`: the log of events and its projections.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use storage::{
 };
 
 use super::collect::stop_signals;
+use super::lines;
 use crate::args::{Events, EventsAppend, EventsPrune, EventsReplay, EventsTail};
 use crate::output::{Cell, Output, confirm, text};
 
@@ -30,7 +31,9 @@ pub(super) fn prepare(args: &EventsAppend) -> Result<Prepared> {
         if args.event_type.is_some() || args.id.is_some() || args.at.is_some() {
             bail!("with - events come from standard input; leave out everything else");
         }
-        return Ok((read_lines(io::stdin().lock())?, Vec::new()));
+        let (input, words) = (io::stdin().lock(), ("event", "appended"));
+        let events = lines::read_all(input, words, read_line, NewEvent::validate)?;
+        return Ok((events, Vec::new()));
     }
     let Some(event_type) = &args.event_type else {
         bail!("say what happened and its payload as JSON, such as TurnStarted '{{\"turn\": 1}}'");
@@ -43,21 +46,6 @@ pub(super) fn prepare(args: &EventsAppend) -> Result<Prepared> {
     event.stored_at = args.at.unwrap_or(event.stored_at);
     event.validate()?;
     Ok((vec![event], vec![Expectation::new(&*args.stream, args.expect)]))
-}
-
-fn read_lines(input: impl BufRead) -> Result<Vec<NewEvent>> {
-    let mut events = Vec::new();
-    for (number, line) in (1..).zip(input.lines()) {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let event = read_line(&line)
-            .with_context(|| format!("line {number} is no event; nothing was appended"))?;
-        event.validate().with_context(|| format!("line {number}; nothing was appended"))?;
-        events.push(event);
-    }
-    Ok(events)
 }
 
 /// An event as `replay` prints it, but for its places, which it gets anew.

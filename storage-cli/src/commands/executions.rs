@@ -1,6 +1,6 @@
 //! `storage executions`: runs of jobs.
 
-use std::io::{self, BufRead};
+use std::io;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -12,6 +12,7 @@ use storage::{
 };
 
 use super::jobs::Pages;
+use super::lines;
 use crate::args::{ExecutionList, Executions, Prune};
 use crate::output::{Cell, Output, ask_to_remove, text};
 
@@ -39,26 +40,13 @@ const COLUMNS: [&str; 14] = [
 pub(super) fn prepare(verb: &Executions) -> Result<Option<Vec<Execution>>> {
     let Executions::Add { execution } = verb else { return Ok(None) };
     if execution == "-" {
-        return read_lines(io::stdin().lock()).map(Some);
+        let (input, words) = (io::stdin().lock(), ("execution", "added"));
+        let parse = |line: &str| Ok(serde_json::from_str(line)?);
+        return lines::read_all(input, words, parse, Execution::validate).map(Some);
     }
     let one: Execution = serde_json::from_str(execution).context("that is no execution as JSON")?;
     one.validate()?;
     Ok(Some(vec![one]))
-}
-
-fn read_lines(input: impl BufRead) -> Result<Vec<Execution>> {
-    let mut executions = Vec::new();
-    for (number, line) in (1..).zip(input.lines()) {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let one: Execution = serde_json::from_str(&line)
-            .with_context(|| format!("line {number} is no execution; nothing was added"))?;
-        one.validate().with_context(|| format!("line {number}; nothing was added"))?;
-        executions.push(one);
-    }
-    Ok(executions)
 }
 
 pub(super) async fn run(

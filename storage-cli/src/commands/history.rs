@@ -1,13 +1,13 @@
 //! `storage history`: values of records.
 
-use std::io::{self, BufRead, IsTerminal};
+use std::io::{self, IsTerminal};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use chrono::Utc;
 use storage::{HistoryQuery, Matcher, RecordHistory, Store, StoredValue};
 
-use super::range_before;
+use super::{lines, range_before};
 use crate::args::{History, HistoryStore, Prune};
 use crate::output::{Cell, Output, confirm, text};
 
@@ -20,7 +20,12 @@ pub(super) fn prepare(args: &HistoryStore) -> Result<Vec<StoredValue>> {
         ("-", None) if args.at.is_some() => {
             bail!("with - each line has its own time; leave out --at")
         }
-        ("-", None) => read_lines(io::stdin().lock())?,
+        ("-", None) => lines::read_all(
+            io::stdin().lock(),
+            ("value", "stored"),
+            |line| Ok(serde_json::from_str(line)?),
+            StoredValue::validate,
+        )?,
         ("-", Some(_)) => bail!("with - values come from standard input; leave out the value"),
         (_, None) => bail!("say the value as JSON, such as 0.7 or '{{\"mae\": 0.7}}'"),
         (record, Some(value)) => {
@@ -31,21 +36,6 @@ pub(super) fn prepare(args: &HistoryStore) -> Result<Vec<StoredValue>> {
             vec![value]
         }
     };
-    Ok(values)
-}
-
-fn read_lines(input: impl BufRead) -> Result<Vec<StoredValue>> {
-    let mut values = Vec::new();
-    for (number, line) in (1..).zip(input.lines()) {
-        let line = line?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let value: StoredValue = serde_json::from_str(&line)
-            .with_context(|| format!("line {number} is no value; nothing was stored"))?;
-        value.validate().with_context(|| format!("line {number}; nothing was stored"))?;
-        values.push(value);
-    }
     Ok(values)
 }
 

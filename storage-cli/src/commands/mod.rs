@@ -18,6 +18,7 @@ mod history;
 mod import;
 mod jobs;
 mod latest;
+mod lines;
 mod pipelines;
 mod plot;
 mod prune;

@@ -456,9 +456,7 @@ async fn both<A, B>(
     hot: impl Future<Output = Result<B>>,
 ) -> Result<(A, B)> {
     if !in_turn {
-        // The hot one first: a database answers by itself while the files of a cold one are read.
-        let (hot, cold) = futures_util::try_join!(hot, cold)?;
-        return Ok((cold, hot));
+        return futures_util::try_join!(cold, hot);
     }
     let cold = cold.await?;
     Ok((cold, hot.await?))
