@@ -12,6 +12,7 @@ use async_trait::async_trait;
 use conformance_tests::Fixture;
 use storage_core::{HealthStatus, Result, StorageBackend, Store};
 use storage_postgres::{PostgresBackend, PostgresOptions, UseTimescale};
+use tokio_postgres::error::SqlState;
 
 /// The variable that names a server for the tests: `scripts/postgres with COMMAND` sets it.
 pub(crate) const URL: &str = "STORAGE_TEST_POSTGRES_URL";
@@ -36,9 +37,28 @@ pub(crate) async fn raw(url: &str) -> tokio_postgres::Client {
 }
 
 /// Removes a schema with all its tables.
+///
+/// TimescaleDB looks at chunks of its catalog without locking them, and fails where a removal beside
+/// it takes one of them away: that says nothing of the store, and the next attempt finds it gone.
 pub(crate) async fn drop_schema(url: &str, schema: &str) {
     let sql = format!("SET lock_timeout = '20s'; DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
-    raw(url).await.batch_execute(&sql).await.unwrap();
+    let client = raw(url).await;
+    let patience = Duration::from_secs(20);
+    eventually(patience, "the schema is removed", async || {
+        match client.batch_execute(&sql).await {
+            Ok(()) => true,
+            Err(error) if is_failed_lookup(&error) => false,
+            Err(error) => panic!("{schema} cannot be removed: {error:?}"),
+        }
+    })
+    .await;
+}
+
+fn is_failed_lookup(error: &tokio_postgres::Error) -> bool {
+    error.as_db_error().is_some_and(|error| {
+        *error.code() == SqlState::INTERNAL_ERROR
+            && error.message().starts_with("cache lookup failed for relation")
+    })
 }
 
 /// Runs a future on a runtime of its own.
