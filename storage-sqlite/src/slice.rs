@@ -53,17 +53,26 @@ impl Slice {
     pub(crate) fn samples<T>(&self, turn: impl Fn(&RawSample) -> Result<T>) -> Result<Vec<T>> {
         let mut samples = Vec::with_capacity(self.samples_min());
         let mut unsealed = self.unsealed.as_slice();
+        let mut take = |sealed: &RawSample| {
+            let older = unsealed.partition_point(|newer| newer.ms < sealed.ms);
+            for newer in &unsealed[..older] {
+                samples.push(turn(newer)?);
+            }
+            unsealed = &unsealed[older..];
+            if unsealed.first().is_none_or(|newer| newer.ms != sealed.ms) {
+                samples.push(turn(sealed)?);
+            }
+            Ok(())
+        };
         for block in &self.blocks {
-            let sealed = block::decode(payload_of(block)?)?;
-            for sample in sealed.iter().filter(|sample| self.holds(sample.ms)) {
-                let older = unsealed.partition_point(|newer| newer.ms < sample.ms);
-                for newer in &unsealed[..older] {
-                    samples.push(turn(newer)?);
-                }
-                unsealed = &unsealed[older..];
-                if unsealed.first().is_none_or(|newer| newer.ms != sample.ms) {
-                    samples.push(turn(sample)?);
-                }
+            if block.has_metadata {
+                let sealed = block::decode(payload_of(block)?)?;
+                sealed.iter().filter(|sealed| self.holds(sealed.ms)).try_for_each(&mut take)?;
+                continue;
+            }
+            let (times, values) = block::decode_values(payload_of(block)?, self.range.end_ms())?;
+            for index in times.before(self.range.start_ms())..times.before(self.range.end_ms()) {
+                take(&RawSample { ms: times.at(index), value: values[index], metadata: None })?;
             }
         }
         for newer in unsealed {

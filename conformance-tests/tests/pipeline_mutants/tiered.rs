@@ -55,6 +55,29 @@ pub(super) const ALL: &[Mutant] = &[
         caught_by: tiers!("seams::what_a_move_takes_away_does_not_show"),
     },
     Mutant {
+        name: "the_cold_tier_is_remembered_for_good",
+        file: "compose/tiered/cold.rs",
+        right: "*generation == view.generation",
+        wrong: "*generation <= view.generation",
+        caught_by: tiers!(
+            "seams::what_the_cold_tier_holds_is_read_anew_after_moves_and_prunes_of_others"
+        ),
+    },
+    Mutant {
+        name: "the_cold_tier_is_remembered_while_it_is_filled",
+        file: "compose/tiered/cold.rs",
+        right: "Phase::Idle | Phase::Moving",
+        wrong: "Phase::Idle | Phase::Moving | Phase::Copying",
+        caught_by: tiers!("seams::what_the_cold_tier_holds_is_not_remembered_while_it_is_filled"),
+    },
+    Mutant {
+        name: "the_newest_leave_out_series_that_stopped",
+        file: "compose/tiered/cold.rs",
+        right: "last.is_some_and(|last| last.timestamp >= info.newest)",
+        wrong: "last.is_none_or(|last| last.timestamp >= info.newest)",
+        caught_by: tiers!("seams::the_newest_ask_the_cold_tier_for_series_that_stopped_alone"),
+    },
+    Mutant {
         name: "archived_samples_cover_late_ones",
         file: "compose/tiered/overlay.rs",
         right: "hot.peek().is_none_or(|over| order(&under, over) != Ordering::Equal)",

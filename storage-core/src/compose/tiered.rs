@@ -6,6 +6,7 @@
 //! the value that was written last. What is moved at the moment, and by whom, stands in the
 //! control store; a read that met a move is asked again.
 
+mod cold;
 mod moves;
 mod overlay;
 mod reads;
@@ -21,6 +22,7 @@ use chrono::{DateTime, Utc};
 use tokio::sync::RwLock;
 use tokio::time::Instant;
 
+use self::cold::ColdSeries;
 use self::view::{Phase, View};
 use crate::capabilities::Capabilities;
 use crate::control::{Control, look_again};
@@ -173,12 +175,13 @@ pub struct Tiered {
     tiers: Arc<Tiers>,
     /// The view as it was when it was last looked at, and when that was.
     seen: Mutex<(View, Instant)>,
+    cold_series: ColdSeries,
     closed: AtomicBool,
 }
 
 impl std::fmt::Debug for Tiered {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { tiers, seen, closed } = self;
+        let Self { tiers, seen, cold_series: _, closed } = self;
         f.debug_struct("Tiered")
             .field("hot", &tiers.hot.name())
             .field("cold", &tiers.cold.name())
@@ -229,6 +232,7 @@ impl Tiered {
         Ok(Self {
             tiers: Arc::new(tiers),
             seen: Mutex::new((view, Instant::now())),
+            cold_series: ColdSeries::default(),
             closed: AtomicBool::new(false),
         })
     }

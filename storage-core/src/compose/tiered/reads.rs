@@ -11,7 +11,7 @@ use futures_util::StreamExt;
 use tokio::time::Instant;
 
 use super::view::Phase;
-use super::{Reading, Tiers, overlay};
+use super::{Reading, Tiers, cold, overlay};
 use crate::control::look_again;
 use crate::error::Result;
 use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms, width_ms, window_start_ms};
@@ -151,23 +151,35 @@ impl Reading<'_> {
     }
 
     pub(super) async fn latest(
-        &self,
+        &mut self,
         filter: &SeriesFilter,
         n: usize,
     ) -> Result<Vec<SeriesSamples>> {
+        let known = self.cold_series(filter).await?;
         let (tiers, parts) = (self.tiers(), self.parts(TimeRange::all())?);
-        let (cold, hot) =
-            both(parts.in_turn, tiers.cold.latest(filter, n), tiers.hot.latest(filter, n)).await?;
         // What does not count is older than all that does: it takes no place of the newest.
         let counted = |found: Vec<SeriesSamples>, range: TimeRange| {
             let of = |mut one: SeriesSamples| {
                 one.samples.retain(|sample| range.contains(sample.timestamp));
                 one
             };
-            found.into_iter().map(of).collect()
+            found.into_iter().map(of).collect::<Vec<_>>()
         };
-        let (cold, hot) = (counted(cold, parts.cold), counted(hot, parts.hot));
-        Ok(overlay::latest(cold, hot, n))
+        let (under, over) = match known {
+            Some(known) => {
+                let hot = counted(tiers.hot.latest(filter, n).await?, parts.hot);
+                if cold::is_older(&known, filter, &hot, n) {
+                    return Ok(overlay::latest(Vec::new(), hot, n));
+                }
+                (tiers.cold.latest(filter, n).await?, hot)
+            }
+            None => {
+                let (cold, hot) = (tiers.cold.latest(filter, n), tiers.hot.latest(filter, n));
+                let (cold, hot) = both(parts.in_turn, cold, hot).await?;
+                (cold, counted(hot, parts.hot))
+            }
+        };
+        Ok(overlay::latest(counted(under, parts.cold), over, n))
     }
 
     /// Returns the series of both tiers, when no prune is under way that would have to be counted.
@@ -192,33 +204,38 @@ impl Reading<'_> {
     }
 
     /// Returns the series of both tiers; `None` if late samples came while they were counted.
-    async fn series(&self, filter: &SeriesFilter) -> Result<Option<Vec<SeriesInfo>>> {
+    async fn series(&mut self, filter: &SeriesFilter) -> Result<Option<Vec<SeriesInfo>>> {
+        let known = self.cold_series(filter).await?;
         let (tiers, parts) = (self.tiers(), self.parts(TimeRange::all())?);
-        let hot = self.hot_series(filter, &parts);
-        let (cold, hot) = both(parts.in_turn, tiers.cold.series(filter), hot).await?;
+        let cold = async {
+            let chosen = |info: &&SeriesInfo| filter.matches_key(&info.series);
+            match known {
+                Some(known) => Ok(known.iter().filter(chosen).cloned().collect()),
+                None => tiers.cold.series(filter).await,
+            }
+        };
+        let (cold, hot) = both(parts.in_turn, cold, self.hot_series(filter, &parts)).await?;
         let Some(hot) = hot else { return Ok(None) };
-        let mut all = hot.clone();
-        let mut overlapping = Vec::new();
+        let overlap = |under: &SeriesInfo| {
+            let over = hot.get(&under.series)?;
+            let (from, to) = (under.oldest.max(over.oldest), under.newest.min(over.newest));
+            (from <= to).then(|| (under.series.clone(), floor_ms(from), floor_ms(to)))
+        };
+        let overlapping: Vec<_> = cold.iter().filter_map(overlap).collect();
+        let Some(doubles) = self.doubles(filter, &parts, &overlapping, &hot).await? else {
+            return Ok(None);
+        };
+        let mut all = hot;
         for under in cold {
-            match all.entry(under.series.clone()) {
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(under);
-                }
-                std::collections::btree_map::Entry::Occupied(mut entry) => {
-                    let over = entry.get_mut();
-                    let (from, to) = (under.oldest.max(over.oldest), under.newest.min(over.newest));
-                    if from <= to {
-                        overlapping.push((under.series.clone(), floor_ms(from), floor_ms(to)));
-                    }
+            match all.get_mut(&under.series) {
+                None => drop(all.insert(under.series.clone(), under)),
+                Some(over) => {
                     over.count += under.count;
                     over.oldest = over.oldest.min(under.oldest);
                     over.newest = over.newest.max(under.newest);
                 }
             }
         }
-        let Some(doubles) = self.doubles(filter, &parts, &overlapping, &hot).await? else {
-            return Ok(None);
-        };
         for (series, count) in doubles {
             if let Some(info) = all.get_mut(&series) {
                 info.count = info.count.saturating_sub(count);

@@ -403,3 +403,77 @@ async fn an_archive_that_fails_gives_its_turn_back() {
     assert_eq!(counts(&place).await, (144, 72));
     assert_same(&store, &plain).await;
 }
+
+/// How often a store was called.
+fn calls(store: &Shared) -> u64 {
+    store.control().counts().calls
+}
+
+#[tokio::test]
+async fn the_newest_ask_the_cold_tier_for_series_that_stopped_alone() {
+    let (place, store, plain) = both_filled().await;
+    archive(&store, &before(4), |_| {}).await.unwrap();
+    let any = SeriesFilter::any();
+    let one = SeriesFilter::exact("web-1", "cpu").unwrap();
+    // From here on it is known what the cold tier holds.
+    store.latest(&any, 1).await.unwrap();
+    let known = calls(&place.cold);
+    for (filter, n) in [(&any, 1), (&one, 1), (&one, 24)] {
+        assert_eq!(store.latest(filter, n).await.unwrap(), plain.latest(filter, n).await.unwrap());
+        assert_eq!(calls(&place.cold), known, "{n}");
+    }
+    store.series(&any).await.unwrap();
+    assert_eq!(calls(&place.cold), known);
+    // The hot tier holds a sample of each two hours of two days.
+    assert_eq!(store.latest(&one, 25).await.unwrap(), plain.latest(&one, 25).await.unwrap());
+    assert_eq!(calls(&place.cold), known + 1);
+    write_both(&store, &plain, &[record(7, 1, 7.0)]).await;
+    archive(&store, &before(4), |_| {}).await.unwrap();
+    assert_same(&store, &plain).await;
+    let stopped = calls(&place.cold);
+    assert_eq!(store.latest(&any, 1).await.unwrap(), plain.latest(&any, 1).await.unwrap());
+    assert_eq!(calls(&place.cold), stopped + 1);
+}
+
+#[tokio::test]
+async fn what_the_cold_tier_holds_is_read_anew_after_moves_and_prunes_of_others() {
+    let (place, store, plain) = both_filled().await;
+    let other = place.open().await;
+    archive(&store, &before(2), |_| {}).await.unwrap();
+    assert_same(&store, &plain).await;
+    // A series that the cold tier alone will hold.
+    write_both(&other, &plain, &[record(7, 3 * DAY_MS, 7.0)]).await;
+    archive(&other, &before(4), |_| {}).await.unwrap();
+    assert_same(&store, &plain).await;
+    let cutoff = from_ms(3 * DAY_MS + 1);
+    assert_eq!(
+        other.prune_before(cutoff).await.unwrap(),
+        plain.prune_before(cutoff).await.unwrap()
+    );
+    assert_same(&store, &plain).await;
+}
+
+/// The cold tier fills under one and the same view.
+#[tokio::test(start_paused = true)]
+async fn what_the_cold_tier_holds_is_not_remembered_while_it_is_filled() {
+    let (place, store, plain) = both_filled().await;
+    let reader = open_long(&place, Duration::ZERO).await;
+    let options = CopyOptions::default().with_window(Duration::from_secs(86_400));
+    for _ in 0..4 {
+        let slow = Fault::SlowBefore(Duration::from_millis(20));
+        place.cold.control().inject(Operation::WriteBatch, slow);
+    }
+    let mut moving = store.begin_move().await.unwrap();
+    {
+        let mut copying = std::pin::pin!(moving.copy(4 * DAY_MS, &options, |_| {}));
+        while timeout(Duration::from_millis(7), &mut copying).await.is_err() {
+            assert_same(&reader, &plain).await;
+        }
+    }
+    assert_same(&reader, &plain).await;
+    moving.close().await.unwrap();
+    moving.publish().await.unwrap();
+    moving.prune_hot().await.unwrap();
+    moving.end().await.unwrap();
+    assert_same(&reader, &plain).await;
+}
