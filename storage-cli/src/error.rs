@@ -10,7 +10,7 @@ use crate::store::passwords_of;
 
 /// Prints `error` without the passwords of `urls`, and returns the exit code.
 ///
-/// Nobody reads any more after a broken pipe, so that one is silent and no failure.
+/// Nobody reads any more after a broken pipe of the output, so that one is silent and no failure.
 pub(crate) fn report(error: &anyhow::Error, urls: &[String]) -> ExitCode {
     if is_broken_pipe(error) {
         return ExitCode::SUCCESS;
@@ -35,7 +35,7 @@ pub(crate) fn line_of(error: &anyhow::Error, urls: &[String]) -> String {
     }
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let passwords = urls.iter().flat_map(|url| passwords_of(url));
-    passwords.fold(line, |line, password| line.replace(password, "***"))
+    passwords.fold(line, |line, password| line.replace(&password, "***"))
 }
 
 fn advice_for(error: &storage::Error) -> Option<&'static str> {
@@ -61,7 +61,12 @@ fn advice_for(error: &storage::Error) -> Option<&'static str> {
     })
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether nobody reads the output any more.
+pub(crate) fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    if error.chain().any(<dyn std::error::Error>::is::<storage::Error>) {
+        // The connection to a store broke.
+        return false;
+    }
     let ios = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     ios.into_iter().any(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -87,5 +92,8 @@ mod tests {
     fn a_broken_pipe_is_found_behind_context() {
         let error = anyhow::Error::new(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(is_broken_pipe(&error.context("cannot write")));
+        let cause = io::Error::from(io::ErrorKind::BrokenPipe);
+        let error = Error::new(ErrorKind::Unavailable, "the connection broke").with_source(cause);
+        assert!(!is_broken_pipe(&anyhow::Error::new(error).context("cannot import")));
     }
 }

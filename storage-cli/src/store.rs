@@ -1,6 +1,9 @@
 //! The store that `--url` names, and how its URL may be shown.
 
+use std::borrow::Cow;
+
 use anyhow::{Result, bail};
+use percent_encoding::percent_decode_str;
 use storage::{ErrorKind, HealthStatus, StorageBackend, Store};
 
 use crate::output::warn;
@@ -57,7 +60,7 @@ pub(crate) async fn warn_if_degraded(store: &dyn StorageBackend) {
 pub(crate) fn shown(url: &str) -> String {
     if let Some((start, query)) = of_others(url) {
         let inner = query.split('&').map(|pair| match pair.split_once('=') {
-            Some((name, inner)) => format!("{name}={}", shown(inner)),
+            Some((name, inner)) => format!("{name}={}", encoded(&shown(&decoded(inner)))),
             None => pair.to_owned(),
         });
         return format!("{start}{}", inner.collect::<Vec<_>>().join("&"));
@@ -79,14 +82,24 @@ fn is_secret(parameter: &str) -> bool {
 }
 
 /// Returns every password that `url` holds, those of URLs within it included.
-pub(crate) fn passwords_of(url: &str) -> Vec<&str> {
+pub(crate) fn passwords_of(url: &str) -> Vec<String> {
     match of_others(url) {
         Some((_, query)) => {
             let inner = query.split('&').filter_map(|pair| pair.split_once('='));
-            inner.flat_map(|(_, inner)| passwords_of(inner)).collect()
+            inner.flat_map(|(_, inner)| passwords_of(&decoded(inner))).collect()
         }
-        None => password_of(url).into_iter().collect(),
+        None => password_of(url).map(str::to_owned).into_iter().collect(),
     }
+}
+
+/// A URL as it is, out of one that holds it.
+fn decoded(inner: &str) -> Cow<'_, str> {
+    percent_decode_str(inner).decode_utf8_lossy()
+}
+
+/// A URL as it stands within another.
+fn encoded(inner: &str) -> String {
+    inner.replace('%', "%25").replace('&', "%26")
 }
 
 fn password_of(url: &str) -> Option<&str> {
@@ -125,6 +138,12 @@ mod tests {
             "mirrored://?primary=sqlite://a.db&secondary=postgres://me:pw@h/db&policy=degrade";
         assert_eq!(shown(mirrored), mirrored.replace("pw", "***"));
         assert_eq!(passwords_of(mirrored), ["pw"]);
+        let archived = "tiered://?hot=sqlite://a.db&cold=parquet+s3://b?aws_region=x%26aws_secret_access_key=hush";
+        assert_eq!(shown(archived), archived.replace("hush", "***"));
+        let nested = "rolled://?samples=mirrored://?primary=postgres://a:p1@h/d%26secondary=postgres://b:p2@h/d?x=1%2526password=p3";
+        let hidden = nested.replace("p1", "***").replace("p2", "***").replace("p3", "***");
+        assert_eq!(shown(nested), hidden);
+        assert_eq!(passwords_of(nested), ["p1", "p2"]);
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }

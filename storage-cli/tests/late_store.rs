@@ -11,7 +11,7 @@ use std::io::Write;
 use std::process::{Child, ChildStdin, ExitCode, Stdio};
 use std::time::Duration;
 
-use common::{Fixture, Run, terminate, until};
+use common::{Fixture, Run, Told, ended_within, terminate, until};
 use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 use server::{Server, trial};
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
             trial("what_comes_before_the_server_waits_in_the_spool", false, plain),
             trial("so_it_does_with_rollups", false, rolled),
             trial("without_a_spool_memory_carries_it", false, in_memory),
+            trial("what_is_lost_is_told_to_who_reads_no_output", false, unread),
+            trial("a_signal_while_it_is_away_leaves_all_in_the_spool", false, signalled),
+            trial("a_second_signal_does_not_wait_for_the_store", false, signalled_twice),
             trial("what_waiting_does_not_mend_ends_it_at_once", false, refused_at_once),
             trial("what_is_found_later_ends_it_with_everything_in_the_spool", false, refused_later),
         ]
@@ -143,21 +146,23 @@ fn rolled() -> Result<(), Failed> {
 
 fn by_way_of_the_spool(late: &mut Late) -> Result<(), Failed> {
     late.server.stop("fast");
-    let (child, mut input) = late.start();
+    let (mut child, mut input) = late.start();
+    let told = Told::of(&mut child);
     input.write_all(lines(0..5000).as_bytes())?;
     until(PATIENCE, "nothing came into the spool", || late.spooled() > 0);
     input.write_all(lines(5000..8000).as_bytes())?;
     late.server.start_again();
     input.write_all(lines(8000..10_000).as_bytes())?;
     until(PATIENCE, "not everything was stored", || late.stored() == 10_000);
-    let run = ended(child, input);
+    until(PATIENCE, "nobody said that it is well", || told.text().contains("is well again"));
+    let run = Run { stderr: told.text(), ..ended(child, input) };
     assert_eq!(run.code, 0, "{run:?}");
     let summary = run.json();
     assert_eq!((&summary["samples_stored"], &summary["samples_lost"]), (&json!(10_000), &json!(0)));
     assert_eq!((&summary["samples_in_spool"], late.spooled()), (&json!(0), 0), "{run:?}");
     let (awaited, opened) = (run.stderr.find("not open yet"), run.stderr.find("is open now"));
     assert!(awaited.is_some() && awaited < opened, "{}", run.stderr);
-    assert!(run.stderr.contains("waiting: "), "{}", run.stderr);
+    assert!(run.stderr.contains(" waiting (the oldest for "), "{}", run.stderr);
     assert_all(late, 10_000);
     Ok(())
 }
@@ -180,6 +185,61 @@ fn in_memory() -> Result<(), Failed> {
     drop(input);
     let run = Run::of(child.wait_with_output()?);
     assert_eq!((run.code, &run.json()["samples_lost"]), (1, &json!(1500)), "{run:?}");
+    Ok(())
+}
+
+fn unread() -> Result<(), Failed> {
+    let mut late = Late::new(json!({ "shutdown_secs": 1 }));
+    late.server.stop("fast");
+    let (mut child, mut input) = late.start();
+    drop(child.stdout.take());
+    input.write_all(lines(0..1500).as_bytes())?;
+    drop(input);
+    let run = Run::of(child.wait_with_output()?);
+    assert_eq!(run.code, 1, "{run:?}");
+    assert!(run.stderr.contains("1,500 samples could not be stored"), "{}", run.stderr);
+    Ok(())
+}
+
+fn signalled() -> Result<(), Failed> {
+    let mut late = Late::with_spool(json!({}));
+    late.server.stop("fast");
+    let (child, mut input) = late.start();
+    input.write_all(lines(0..3000).as_bytes())?;
+    until(PATIENCE, "nothing came into the spool", || late.spooled() > 0);
+    let run = ended(child, input);
+    let summary = run.json();
+    assert_eq!((run.code, &summary["samples_lost"]), (0, &json!(0)), "{run:?}");
+    let received = summary["samples_received"].as_i64().unwrap();
+    assert_eq!(summary["samples_in_spool"], received, "{run:?}");
+    assert!(received > 0);
+
+    late.server.start_again();
+    let (child, input) = late.start();
+    until(PATIENCE, "not everything was stored", || late.stored() == received as u64);
+    let run = ended(child, input);
+    assert_eq!((run.code, &run.json()["samples_stored"]), (0, &json!(received)), "{run:?}");
+    assert_all(&late, received);
+    Ok(())
+}
+
+/// Without a spool, and with a minute for the end.
+fn signalled_twice() -> Result<(), Failed> {
+    let mut late = Late::new(json!({ "shutdown_secs": 60 }));
+    late.server.stop("fast");
+    let (mut child, mut input) = late.start();
+    let told = Told::of(&mut child);
+    input.write_all(lines(0..1500).as_bytes())?;
+    until(PATIENCE, "nothing waits", || told.text().contains(" waiting ("));
+    terminate(&child);
+    assert_eq!(ended_within(&mut child, Duration::from_secs(2)), None);
+    terminate(&child);
+    assert!(ended_within(&mut child, Duration::from_secs(25)).is_some());
+    let run = Run { stderr: told.text(), ..Run::of(child.wait_with_output()?) };
+    drop(input);
+    assert_eq!(run.code, 1, "{run:?}");
+    let summary = run.json();
+    assert_eq!(summary["samples_lost"], summary["samples_received"], "{run:?}");
     Ok(())
 }
 

@@ -7,7 +7,7 @@ mod common;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run, terminate};
+use common::{Fixture, Run, terminate, until};
 use serde_json::{Value, json};
 
 const DAYS: i64 = 16;
@@ -163,6 +163,62 @@ fn run_prunes_behind_rollups() {
     assert_eq!(summary["samples_pruned"], SAMPLES - fixture.samples(), "{run:?}");
     assert!(summary["rollups_written"].as_u64().unwrap() > 0, "{summary}");
     assert_eq!(counted(&daily(&fixture)), SAMPLES);
+}
+
+/// Both would prune all the time; one at a time does.
+#[test]
+fn of_two_processes_one_at_a_time_prunes() {
+    let fixture = configured(a_week_of_samples());
+    fixture.ok(&["import", &fixture.file("in.jsonl", &lines())]);
+    let before = daily(&fixture);
+    let start = || {
+        let mut command = fixture.command(&["--format", "json", "run", "--stdin"]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let children = [start(), start()];
+    until(Duration::from_secs(60), "nothing was pruned", || fixture.samples() < SAMPLES);
+    let runs = children.map(|mut child| {
+        let input = child.stdin.take();
+        terminate(&child);
+        let run = Run::of(child.wait_with_output().unwrap());
+        drop(input);
+        assert_eq!(run.code, 0, "{run:?}");
+        run.json()
+    });
+    let pruned = |run: &Value| run["samples_pruned"].as_u64().unwrap();
+    let sum: u64 = runs.iter().map(pruned).sum();
+    assert_eq!(sum, SAMPLES - fixture.samples(), "{runs:?}");
+    assert_eq!(daily(&fixture), before);
+}
+
+/// The file is not larger than is said, and everything newer than what was removed is left.
+#[test]
+fn a_store_is_kept_as_small_as_is_said() {
+    let fixture = Fixture::new();
+    let now = chrono::Utc::now().timestamp_millis();
+    let mut random = fastrand::Rng::with_seed(1);
+    let rows = (0..200_000_i64)
+        .map(|no| format!("web-1,{},m,{}\n", now - 864_000_000 + no * 4000, random.f64()));
+    let csv = format!("server_id,timestamp,metric_type,value\n{}", rows.collect::<String>());
+    fixture.ok(&["import", &fixture.file("in.csv", &csv)]);
+    fixture.ok(&["compact"]);
+    let size = || fixture.json(&["stats"])["disk_usage_bytes"].as_u64().unwrap();
+    let (before, bound, newest) = (size(), size() / 2, fixture.json(&["stats"])["newest"].clone());
+    let storage = json!({
+        "sqlite": { "path": fixture.path("metrics.db") },
+        "retention": { "raw_metrics_bytes_max": bound },
+    });
+    fixture.file("storage.json", &json!({ "storage": storage }).to_string());
+    let plan = fixture.json(&["retention", "plan"]);
+    let done = fixture.json(&["retention", "run"]);
+    let removed = done[0]["removed"].as_u64().unwrap();
+    assert!(size() <= bound, "{before} to {}, not {bound}: {plan} {done}", size());
+    assert_eq!(done[0]["bytes_freed"], before - size(), "{done}");
+    // About half, and not much more.
+    assert!((80_000..140_000).contains(&removed), "{plan} {done}");
+    assert_eq!(fixture.samples(), 200_000 - removed);
+    assert_eq!(fixture.json(&["stats"])["newest"], newest);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run, terminate};
+use common::{Fixture, Run, terminate, until};
 use serde_json::{Value, json};
 
 /// Writes a configuration for the store of the fixture, with `more` in its section.
@@ -49,6 +49,57 @@ fn standard_input_is_stored_to_its_end() {
     assert_eq!((&summary["samples_stored"], &summary["bad_lines"]), (&json!(7000), &json!(1)));
     assert_eq!((&summary["samples_lost"], fixture.samples()), (&json!(0), 7000));
     assert!(run.stderr.contains("stdin:5001"), "{}", run.stderr);
+}
+
+/// What nobody reads is the summary alone.
+#[test]
+fn who_reads_no_output_has_everything_stored() {
+    let fixture = Fixture::new();
+    configure(&fixture, json!({}));
+    let mut child = start(&fixture, &["--stdin"]);
+    drop(child.stdout.take());
+    child.stdin.take().unwrap().write_all(lines(0..3000).as_bytes()).unwrap();
+    let run = Run::of(child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.stderr.contains("error"), fixture.samples()), (0, false, 3000));
+}
+
+/// Parquet is written in larger batches than other stores.
+#[cfg(feature = "parquet")]
+#[test]
+fn a_batch_for_parquet_is_as_large_as_is_said() {
+    let fixture = Fixture::new();
+    let base = fixture.path("archive");
+    let sizes = json!({
+        "parquet": { "base_path": base, "batch_size": 2000 },
+        "buffer_size": 1,
+        "flush_interval_secs": 3600,
+    });
+    let mut with_parquet = sizes.clone();
+    with_parquet["backend"] = json!("parquet");
+    configure(&fixture, with_parquet);
+    let mut child = start(&fixture, &["--stdin"]);
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(lines(0..3000).as_bytes()).unwrap();
+    let url = format!("parquet://{}", base.display());
+    let stored = || {
+        let run = fixture.run(&["--format", "json", "stats", "--url", &url]);
+        if run.code == 0 { run.json()["samples"].as_u64().unwrap() } else { 0 }
+    };
+    until(Duration::from_secs(60), "no batch was stored", || stored() > 0);
+    // What is left is not a batch, and waits.
+    assert_eq!(stored(), 2000);
+    terminate(&child);
+    let run = Run::of(child.wait_with_output().unwrap());
+    drop(input);
+    assert_eq!((run.code, stored()), (0, 3000), "{run:?}");
+
+    configure(&fixture, sizes);
+    let mut child = start(&fixture, &["--stdin"]);
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(lines(0..10).as_bytes()).unwrap();
+    wait_for_samples(&fixture, 10);
+    drop(input);
+    assert!(child.wait().unwrap().success());
 }
 
 /// Records are in a batch that is neither full nor old when the signal comes.

@@ -215,6 +215,35 @@ fn the_environment_goes_before_the_file() {
 }
 
 #[test]
+fn the_environment_replaces_what_says_the_same_in_another_way() {
+    let url_of = |file: &str, variables: &[(&str, &str)]| {
+        let config = Config::from_json(file, variables);
+        config.unwrap().storage.url().unwrap()
+    };
+    let path = r#"{"storage":{"path":"file.db","parquet":{"base_path":"file"}}}"#;
+    assert_eq!(url_of(path, &[("STORAGE__SQLITE__PATH", "mine.db")]), "sqlite://mine.db");
+    let parquet = [("STORAGE__BACKEND", "parquet"), ("STORAGE__PARQUET__BASE_PATH", "mine")];
+    assert_eq!(url_of(path, &parquet), "parquet://mine");
+    let url = r#"{"storage":{"url":"postgres://a@b/c"}}"#;
+    assert_eq!(url_of(url, &[("STORAGE__BACKEND", "memory")]), "memory://");
+    assert_eq!(url_of(url, &[("STORAGE__PATH", "mine.db")]), "sqlite://mine.db");
+    assert_eq!(url_of(url, &[("STORAGE__BUFFER_SIZE", "7")]), "postgres://a@b/c");
+
+    let days = r#"{"storage":{"retention":{"raw_metrics_days":7}}}"#;
+    let ages = r#"{"storage":{"retention":{"raw_metrics":"7d"}}}"#;
+    for (file, variable, text) in [
+        (days, "STORAGE__RETENTION__RAW_METRICS", "2d"),
+        (ages, "STORAGE__RETENTION__RAW_METRICS_DAYS", "2"),
+    ] {
+        let config = Config::from_json(file, &[(variable, text)]).unwrap().storage;
+        assert_eq!(config.retention.keep().unwrap().raw, Some(2 * DAY));
+    }
+    let both =
+        [("STORAGE__RETENTION__RAW_METRICS", "2d"), ("STORAGE__RETENTION__RAW_METRICS_DAYS", "2")];
+    assert!(Config::from_json("", &both).is_err());
+}
+
+#[test]
 fn addresses_to_listen_at_are_one_or_several() {
     let text =
         |addresses: &str| format!(r#"{{"storage":{{"listen":{{"addresses":{addresses}}}}}}}"#);
@@ -294,6 +323,9 @@ fn rollups_of_any_widths_are_kept_for_any_time() {
     let policy = policy.keep_rollups(minutes(1), 14 * DAY).unwrap();
     let policy = policy.keep_rollups(minutes(15), 365 * DAY + DAY / 4).unwrap();
     assert_eq!(kept.policy, policy.keep_rollups(DAY, 9 * (365 * DAY + DAY / 4)).unwrap());
+    let bounded = upkeep(r#"[{"width":"15m","bytes_max":1000}]"#, "").unwrap();
+    let bound = RetentionPolicy::default().rollups_bytes_max(minutes(15), 1000);
+    assert_eq!(bounded.policy, bound);
     assert_eq!(upkeep("true", "").unwrap().widths.len(), 3);
     assert!(upkeep("[]", "").is_none() && upkeep("false", "").is_none());
     let round = config(tiers, "").unwrap();
@@ -308,6 +340,7 @@ fn rollups_of_any_widths_are_kept_for_any_time() {
         (r#"[{"width":"5m"},{"width":"7m"}]"#, "", "storage.rollups"),
         (r#"[{"width":"5m"},{"width":"300s"}]"#, "", "storage.rollups"),
         (r#"[{"width":"5m","keep":"0s"}]"#, "", "storage.rollups"),
+        (r#"[{"width":"5m","bytes_max":0}]"#, "", "storage.rollups"),
         (r#"[{"keep":"1d"}]"#, "", "storage.rollups"),
         (r#"["5m"]"#, "", "storage.rollups"),
         (r#"[{"width":"5m","kep":"1d"}]"#, "", "storage.rollups[0].kep"),

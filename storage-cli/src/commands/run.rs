@@ -19,6 +19,7 @@ use self::input::{Input, Running};
 use self::late_store::{LateStore, UpkeepCounts};
 use super::collect::stop_signals;
 use crate::args::Run;
+use crate::error::is_broken_pipe;
 use crate::listen::Tally;
 use crate::output::{Cell, Output, text, warn};
 use crate::store::shown;
@@ -63,9 +64,12 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let printed = print(output, &report, &actor, &upkeep, &tally);
     let closed = close(spool, &store, &mut stop, end).await;
     ended?;
-    let code = printed?;
-    closed?;
-    Ok(code)
+    match (printed, closed) {
+        // Nobody reading this is the least.
+        (Err(unread), Err(closed)) if is_broken_pipe(&unread) => Err(closed),
+        (Err(error), _) => Err(error),
+        (Ok(code), closed) => closed.map(|()| code),
+    }
 }
 
 /// Ends input, actor and upkeep, all within `shutdown`.
@@ -128,12 +132,16 @@ async fn watch_health(actor: &StorageHandle) {
             continue;
         }
         before = health.status;
-        let waiting = text::counted(health.backlog_records, "record");
+        let mut waiting = text::counted(health.backlog_records, "record") + " waiting";
+        if let Some(age) = health.oldest_age {
+            let age = Duration::from_secs(age.as_secs());
+            waiting.push_str(&format!(" (the oldest for {})", humantime::format_duration(age)));
+        }
         match health.status {
             HealthStatus::Healthy => warn("the store is well again"),
-            HealthStatus::Degraded => warn(&format!("{waiting} waiting: {}", health.message)),
+            HealthStatus::Degraded => warn(&format!("{waiting}: {}", health.message)),
             HealthStatus::Down => {
-                warn(&format!("{waiting} waiting and no room for more: {}", health.message))
+                warn(&format!("{waiting} and no room for more: {}", health.message))
             }
         }
     }
@@ -163,6 +171,7 @@ fn print(
         ("samples_pruned", Cell::Count(upkeep.retention.samples_removed)),
         ("rollups_written", Cell::Count(upkeep.retention.rollups_written)),
         ("rollups_pruned", Cell::Count(upkeep.retention.rollups_removed)),
+        ("bytes_freed", Cell::Count(upkeep.retention.bytes_freed)),
         (
             "samples_invalid",
             Cell::Count(counters.sum(|source| source.invalid) + counters.drained_invalid),

@@ -1,9 +1,10 @@
 //! Runs the binary over a store in a directory of its own.
 #![allow(dead_code, reason = "each test binary uses a part")]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -113,6 +114,28 @@ impl Run {
 
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap()
+    }
+}
+
+/// What a process says on standard error, while it runs.
+pub(crate) struct Told(Arc<Mutex<String>>);
+
+impl Told {
+    pub(crate) fn of(child: &mut Child) -> Self {
+        let (text, stderr) = (Arc::<Mutex<String>>::default(), child.stderr.take().unwrap());
+        let told = Self(Arc::clone(&text));
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines() {
+                let mut text = text.lock().unwrap();
+                text.push_str(&line.unwrap());
+                text.push('\n');
+            }
+        });
+        told
+    }
+
+    pub(crate) fn text(&self) -> String {
+        self.0.lock().unwrap().clone()
     }
 }
 

@@ -12,3 +12,4 @@ mod shutdown;
 mod spool;
 mod spooled;
 mod support;
+mod whole_day;

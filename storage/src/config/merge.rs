@@ -11,6 +11,11 @@ use super::{ENVIRONMENT_PREFIX, config_error};
 /// How unlike a name may be to one that was probably meant: 1 is the same, 0 nothing alike.
 const SIMILARITY_MIN: f64 = 0.6;
 
+/// Keys that say the same in another way: the first, from the environment, goes before the second in the
+/// file.
+const SAME: [(&str, &str); 4] =
+    [("backend", "url"), ("path", "url"), ("sqlite.path", "path"), ("parquet.base_path", "path")];
+
 /// Refuses the first key of `value` that `known` does not have.
 pub(super) fn refuse_unknown(value: &Value, known: &Value, path: &str) -> Result<()> {
     let (fields, known) = match (value, known) {
@@ -58,15 +63,40 @@ pub(super) fn apply_environment(
     known: &Value,
     variables: &[(impl AsRef<str>, impl AsRef<str>)],
 ) -> Result<()> {
-    for (variable, text) in variables {
-        let (variable, text) = (variable.as_ref(), text.as_ref());
-        let Some(rest) = variable.strip_prefix(ENVIRONMENT_PREFIX) else { continue };
-        let path = rest.to_ascii_lowercase();
+    let ours: Vec<_> = variables
+        .iter()
+        .filter_map(|(variable, text)| {
+            let path = variable.as_ref().strip_prefix(ENVIRONMENT_PREFIX)?.to_ascii_lowercase();
+            Some((variable.as_ref(), path, text.as_ref()))
+        })
+        .collect();
+    // Of the file alone: what the environment says in two ways is told.
+    for (_, path, _) in &ours {
+        forget_same(value, &path.replace("__", "."));
+    }
+    for (variable, path, text) in ours {
         let path: Vec<_> = std::iter::once("storage").chain(path.split("__")).collect();
         apply(value, known, &path, text)
             .map_err(|error| error.with_context("variable", variable))?;
     }
     Ok(())
+}
+
+/// Takes out of the file what says the same as `key` in another way.
+fn forget_same(value: &mut Value, key: &str) {
+    let of_table = SAME.iter().filter(|(said, _)| *said == key).map(|(_, same)| (*same).to_owned());
+    let of_age = key.strip_prefix("retention.").map(|age| match age.strip_suffix("_days") {
+        Some(age) => format!("retention.{age}"),
+        None => format!("retention.{age}_days"),
+    });
+    for same in of_table.chain(of_age) {
+        let (parent, name) = same.rsplit_once('.').unwrap_or(("", &same));
+        let pointer =
+            if parent.is_empty() { "/storage".into() } else { format!("/storage/{parent}") };
+        if let Some(fields) = value.pointer_mut(&pointer).and_then(Value::as_object_mut) {
+            fields.remove(name);
+        }
+    }
 }
 
 fn apply(value: &mut Value, known: &Value, path: &[&str], text: &str) -> Result<()> {

@@ -32,18 +32,31 @@ pub struct RollupConfig {
     /// How long they are kept; for ever if it is not said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep: Option<Age>,
+    /// The oldest of them go when their store takes more than so many bytes on disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_max: Option<u64>,
 }
 
 impl RollupsConfig {
     /// One in which nothing is left out.
     pub(super) fn example() -> Self {
-        let tier = |width, keep| RollupConfig { width: Age(Duration::from_secs(width)), keep };
-        Self::Tiers(vec![tier(300, Some(Age::days(30))), tier(3600, Some(Age::days(365)))])
+        let tier = |width, days| RollupConfig {
+            width: Age(Duration::from_secs(width)),
+            keep: Some(Age::days(days)),
+            bytes_max: Some(1 << 30),
+        };
+        Self::Tiers(vec![tier(300, 30), tier(3600, 365)])
     }
 }
 
-/// Rollups of one width that are kept, and for how long; `None` is for ever.
-pub(super) type Kept = (Duration, Option<Duration>);
+/// Rollups of one width that are kept.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Kept {
+    pub(super) width: Duration,
+    /// For how long; `None` is for ever.
+    pub(super) age: Option<Duration>,
+    pub(super) bytes_max: Option<u64>,
+}
 
 /// Puts together what is said of rollups and of ages, from the narrowest width on.
 pub(super) fn kept(
@@ -53,8 +66,8 @@ pub(super) fn kept(
     let ages = retention.rollup_ages()?;
     let is_any_kept = ages.iter().any(|(_, age)| age.is_some());
     let usual = || {
-        let ages = ages.iter().map(|(_, age)| *age);
-        RollupTier::DEFAULT_WIDTHS.into_iter().zip(ages).collect()
+        let of = |(width, (_, age)): (_, &(_, _))| Kept { width, age: *age, bytes_max: None };
+        RollupTier::DEFAULT_WIDTHS.into_iter().zip(&ages).map(of).collect()
     };
     match rollups {
         None if !is_any_kept => Ok(Vec::new()),
@@ -79,14 +92,21 @@ fn of_list(
     if tiers.iter().any(|tier| tier.keep == Some(Age(Duration::ZERO))) {
         return Err(bad_value(KEY, "to keep them for more than no time"));
     }
-    let mut kept: Vec<Kept> =
-        tiers.iter().map(|tier| (tier.width.0, tier.keep.map(|age| age.0))).collect();
-    kept.sort_unstable();
+    if tiers.iter().any(|tier| tier.bytes_max == Some(0)) {
+        return Err(bad_value(KEY, "a bytes_max of more than 0"));
+    }
+    let of = |tier: &RollupConfig| Kept {
+        width: tier.width.0,
+        age: tier.keep.map(|age| age.0),
+        bytes_max: tier.bytes_max,
+    };
+    let mut kept: Vec<_> = tiers.iter().map(of).collect();
+    kept.sort_unstable_by_key(|tier| tier.width);
     for (width, (key, age)) in RollupTier::DEFAULT_WIDTHS.into_iter().zip(ages) {
         let Some(age) = age else { continue };
-        let problem = match kept.iter_mut().find(|(kept, _)| *kept == width) {
-            Some((_, keep @ None)) => {
-                *keep = Some(*age);
+        let problem = match kept.iter_mut().find(|tier| tier.width == width) {
+            Some(Kept { age: none @ None, .. }) => {
+                *none = Some(*age);
                 continue;
             }
             Some(_) => "rollups are given two ages; leave one of them",

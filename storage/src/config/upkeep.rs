@@ -44,7 +44,7 @@ impl StorageConfig {
         let kept = kept(self.rollups.as_ref(), &self.retention)?;
         let upkeep = Upkeep {
             policy: self.policy(&kept)?,
-            widths: kept.iter().map(|(width, _)| *width).collect(),
+            widths: kept.iter().map(|tier| tier.width).collect(),
             delay: self.rollup_delay.0,
             refresh_interval: self.rollup_interval.0,
             retention_interval: self.pruning_interval.0,
@@ -69,9 +69,12 @@ impl StorageConfig {
         if let Some(bytes_max) = self.retention.raw_metrics_bytes_max {
             policy = policy.samples_bytes_max(bytes_max);
         }
-        for (width, age) in kept {
+        for Kept { width, age, bytes_max } in kept {
             if let Some(age) = age {
                 policy = policy.keep_rollups(*width, *age)?;
+            }
+            if let Some(bytes_max) = bytes_max {
+                policy = policy.rollups_bytes_max(*width, *bytes_max);
             }
         }
         Ok(policy)

@@ -1,6 +1,6 @@
 //! The store of `storage run`, which may be away when it starts, and what keeps it up once it is open.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Error, Result};
@@ -24,6 +24,23 @@ struct Tasks {
     /// Rolls up and prunes.
     retention: Option<RetentionTask>,
     archive: Option<ArchiveTask>,
+}
+
+impl Tasks {
+    /// Names the tasks that have ended, which they do by a defect alone, and were not named before.
+    fn newly_ended(&self, named: &mut [bool; 2]) -> Vec<&'static str> {
+        let ended = [
+            (
+                "rollups and pruning",
+                self.retention.as_ref().is_some_and(RetentionTask::is_finished),
+            ),
+            ("archiving", self.archive.as_ref().is_some_and(ArchiveTask::is_finished)),
+        ];
+        let news = ended.into_iter().zip(named).filter_map(|((what, ended), named)| {
+            (ended && !std::mem::replace(named, ended)).then_some(what)
+        });
+        news.collect()
+    }
 }
 
 /// What the tasks did.
@@ -79,7 +96,9 @@ impl LateStore {
         loop {
             looks.tick().await;
             let UpkeepCounts { retention, archive } = self.upkeep_counts();
-            self.warn_of_ended(&mut ended);
+            for what in self.tasks().newly_ended(&mut ended) {
+                warn(&format!("{what} broke off, and goes on when this is started again"));
+            }
             let now = [retention.last_error, archive.last_error];
             for (work, error, before) in [
                 ("rollups and old samples have to wait", &now[0], &before[0]),
@@ -90,24 +109,6 @@ impl LateStore {
                 }
             }
             before = now;
-        }
-    }
-
-    /// Says once of a task that it has ended, which it does by a defect alone.
-    fn warn_of_ended(&self, told: &mut [bool; 2]) {
-        let tasks = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
-        let ended = [
-            tasks.retention.as_ref().is_some_and(RetentionTask::is_finished),
-            tasks.archive.as_ref().is_some_and(ArchiveTask::is_finished),
-        ];
-        drop(tasks);
-        for (what, (ended, told)) in
-            ["rollups and pruning", "archiving"].into_iter().zip(ended.into_iter().zip(told))
-        {
-            if ended && !*told {
-                warn(&format!("{what} broke off, and goes on when this is started again"));
-            }
-            *told |= ended;
         }
     }
 
@@ -134,8 +135,12 @@ impl LateStore {
         }
     }
 
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.upkeep.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn upkeep_counts(&self) -> UpkeepCounts {
-        let tasks = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner);
+        let tasks = self.tasks();
         UpkeepCounts {
             retention: tasks.retention.as_ref().map(RetentionTask::counts).unwrap_or_default(),
             archive: tasks.archive.as_ref().map(ArchiveTask::counts).unwrap_or_default(),
@@ -144,8 +149,7 @@ impl LateStore {
 
     /// Ends the upkeep, and returns what it did.
     pub(super) async fn stop_upkeep(&self, within: Duration) -> UpkeepCounts {
-        let tasks =
-            std::mem::take(&mut *self.upkeep.lock().unwrap_or_else(PoisonError::into_inner));
+        let tasks = std::mem::take(&mut *self.tasks());
         let retention = async {
             match tasks.retention {
                 Some(task) => task.stop_within(within).await,
@@ -190,4 +194,29 @@ async fn open(config: StorageConfig, slot: Slot) -> storage::Result<Arc<dyn Stor
 fn keep_up(store: &Arc<Rolled>, upkeep: Upkeep) -> RetentionTask {
     let Upkeep { policy, refresh_interval, retention_interval, .. } = upkeep;
     RetentionTask::start(store, policy, refresh_interval, retention_interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use storage::InMemory;
+    use storage::pipeline::{RetentionPolicy, RollupOptions, RollupTier};
+    use tokio::time::sleep;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_task_that_broke_off_is_named_once() {
+        let memory = || Arc::new(InMemory::new());
+        let broken = RollupOptions::default().with_clock(|| panic!("a defect"));
+        let tiers = vec![RollupTier::new(Duration::from_secs(3600), memory())];
+        let store = Rolled::open_with(memory(), tiers, memory(), broken).await.unwrap();
+        let (store, minute) = (Arc::new(store), Duration::from_secs(60));
+        let policy = RetentionPolicy::default();
+        let task = RetentionTask::start(&store, policy, minute, minute);
+        let (tasks, mut named) = (Tasks { retention: Some(task), archive: None }, [false; 2]);
+        assert!(tasks.newly_ended(&mut named).is_empty());
+        sleep(minute).await;
+        assert_eq!(tasks.newly_ended(&mut named), ["rollups and pruning"]);
+        assert!(tasks.newly_ended(&mut named).is_empty());
+    }
 }

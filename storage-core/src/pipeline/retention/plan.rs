@@ -142,10 +142,15 @@ fn rows(place: &Place, stats: &StorageStats) -> u64 {
     stats.total_metrics / place.row_samples()
 }
 
-/// Which part of a store is too much.
+/// The least part of a store that is removed when it is too large: of less it might not become smaller,
+/// as files shrink by whole pages.
+const SHARE_MIN: f64 = 0.01;
+
+/// Which part of a store that is too large is too much.
 fn share(stats: &StorageStats, bytes_max: u64) -> f64 {
     let bytes = stats.disk_usage_bytes;
-    bytes.saturating_sub(bytes_max) as f64 / bytes.max(1) as f64
+    let share = bytes.saturating_sub(bytes_max) as f64 / bytes.max(1) as f64;
+    share.max(SHARE_MIN)
 }
 
 /// Where whole windows end that are older than the rule has it.

@@ -25,9 +25,11 @@ pub struct RetentionCounts {
     pub samples_removed: u64,
     /// Rollups that it removed.
     pub rollups_removed: u64,
+    /// By how many bytes the stores became smaller. A backend may give space back later.
+    pub bytes_freed: u64,
     /// How often it failed.
     pub failures: u64,
-    /// Why it failed the last time; `None` if it worked since.
+    /// Why it failed the last time; `None` if what failed has worked since.
     pub last_error: Option<String>,
 }
 
@@ -121,7 +123,7 @@ impl Work {
     async fn run(self, refresh_interval: Duration, mut stop: Stop) {
         let mut refreshes = interval(refresh_interval.min(self.retention_interval));
         refreshes.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut due = Instant::now();
+        let (mut due, mut is_behind) = (Instant::now(), false);
         loop {
             tokio::select! {
                 () = stop.wait() => return,
@@ -132,8 +134,9 @@ impl Work {
             if result.is_ok() && Instant::now() >= due {
                 result = self.retain(&store).await;
                 due = Instant::now() + self.retention_interval;
+                is_behind = result.as_ref().is_err_and(|error| error.kind() != ErrorKind::Busy);
             }
-            if self.note(result) {
+            if self.note(result, is_behind) {
                 return;
             }
         }
@@ -155,6 +158,7 @@ impl Work {
             Some(RetentionReport { entries }) => {
                 counts.runs += 1;
                 for entry in entries {
+                    counts.bytes_freed += entry.bytes_freed;
                     match entry.width {
                         None => counts.samples_removed += entry.rows_removed,
                         Some(_) => counts.rollups_removed += entry.rows_removed,
@@ -165,9 +169,12 @@ impl Work {
         Ok(())
     }
 
-    /// Counts a failure; whether it is one to end with.
-    fn note(&self, result: Result<()>) -> bool {
-        self.counts.lock().last_error = None;
+    /// Counts a failure; whether it is one to end with. An earlier one is no longer told, unless it is
+    /// one of a retention that was not made up for.
+    fn note(&self, result: Result<()>, is_behind: bool) -> bool {
+        if !is_behind {
+            self.counts.lock().last_error = None;
+        }
         let Err(error) = result else { return false };
         if error.kind() == ErrorKind::Busy {
             self.counts.lock().skipped += 1;

@@ -311,6 +311,21 @@ async fn one_of_several_tasks_applies_the_policy_in_an_interval() {
     assert!(other_task.is_finished());
 }
 
+/// Rolling up works all the time.
+#[tokio::test(start_paused = true)]
+async fn a_failed_retention_is_told_until_one_works() {
+    let stores = Stores::filled().await;
+    let store = Arc::new(stores.open().await);
+    stores.raw.control().inject(Operation::PruneBefore, Fault::Refused);
+    let task = RetentionTask::start(&store, policy(), HOUR / 60, HOUR);
+    tokio::time::sleep(HOUR / 2).await;
+    let counts = task.counts();
+    assert!(counts.refreshes > 20 && counts.last_error.is_some(), "{counts:?}");
+    tokio::time::sleep(HOUR).await;
+    let counts = task.stop().await;
+    assert_eq!((counts.failures, counts.runs, counts.last_error), (1, 1, None));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_task_goes_on_after_a_failure_and_ends_with_the_store() {
     let stores = Stores::filled().await;

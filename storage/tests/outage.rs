@@ -1,22 +1,30 @@
-//! The server is stopped under load and comes back: an actor with a spool loses nothing, doubles
-//! nothing, and holds up no producer. `STORAGE_OUTAGE_SECONDS` says for how long (5).
+//! The server is stopped under load and comes back: an actor with a spool on disk loses nothing,
+//! doubles nothing, and holds up no producer. `STORAGE_OUTAGE_SECONDS` says for how long (30).
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use chrono::DateTime;
 use libtest_mimic::{Arguments, Failed};
-use storage_core::metrics::time::from_ms;
-use storage_core::pipeline::{Source, Spool, SpoolLimits, StorageActor};
-use storage_core::{HealthStatus, InMemory, MetricRecord, StorageBackend, TimeRange};
-use storage_postgres::PostgresBackend;
+use storage::config::Config;
+use storage::pipeline::{Source, StorageActor};
+use storage::{HealthStatus, MetricRecord, StorageBackend, TimeRange};
+use storage_postgres::{PostgresBackend, PostgresOptions};
 use tokio::sync::mpsc;
 
-#[path = "support/mod.rs"]
-mod support;
+#[path = "../../storage-postgres/tests/support/server.rs"]
+mod server;
 
-use support::server::{Server, trial};
+use server::{Server, trial};
+
+/// What the helpers for servers look at where a server is shared.
+const URL: &str = "STORAGE_TEST_POSTGRES_URL";
+
+fn url() -> Option<String> {
+    std::env::var(URL).ok()
+}
 
 /// 2026-01-01.
 const START_MS: i64 = 1_767_225_600_000;
@@ -31,12 +39,16 @@ fn main() -> ExitCode {
 
 fn outage_time() -> Duration {
     let seconds = std::env::var("STORAGE_OUTAGE_SECONDS").ok();
-    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(5))
+    Duration::from_secs(seconds.and_then(|text| text.parse().ok()).unwrap_or(30))
 }
 
 fn outage() -> Result<(), Failed> {
     tokio::runtime::Runtime::new()?.block_on(run());
     Ok(())
+}
+
+fn from_ms(ms: i64) -> DateTime<chrono::Utc> {
+    DateTime::from_timestamp_millis(ms).unwrap()
 }
 
 /// The records of a tick, over all series; each has a value and a time of its own.
@@ -53,9 +65,14 @@ fn tick(number: i64) -> Vec<MetricRecord> {
 async fn run() {
     let outage = outage_time();
     let mut server = Server::start(&[]);
-    let options = support::options(&server.url, "outage").connect_timeout(Duration::from_secs(2));
+    let options = PostgresOptions::from_url(&server.url).unwrap();
+    let options = options.connect_timeout(Duration::from_secs(2));
     let store = Arc::new(PostgresBackend::open(options).await.unwrap());
-    let spool = Spool::open(Arc::new(InMemory::new()), SpoolLimits::default()).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let spool = serde_json::json!({ "path": dir.path().join("spool.db") });
+    let config = serde_json::json!({ "storage": { "spool": spool } }).to_string();
+    let config = Config::from_json(&config, &[] as &[(&str, &str)]).unwrap().storage;
+    let spool = config.open_spool().await.unwrap().unwrap();
     let (sender, receiver) = mpsc::channel(8);
     let actor = StorageActor::new(Arc::<PostgresBackend>::clone(&store))
         .source(Source::mpsc("load", receiver))
@@ -84,6 +101,9 @@ async fn run() {
     let source = &report.counters.sources[0];
     assert_eq!((source.received as i64, source.shed), (sent, 0), "{report:?}");
     assert!(report.counters.write_failures > 0, "there was no outage: {report:?}");
+    // The spool is used after a while.
+    let is_long = outage >= Duration::from_secs(10);
+    assert!(report.counters.drained > 0 || !is_long, "nothing came through the spool: {report:?}");
     // Much more than a send takes, much less than the store was away.
     assert!(slowest < Duration::from_secs(1), "a producer waited for {slowest:?}");
 
