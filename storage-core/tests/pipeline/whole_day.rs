@@ -33,8 +33,8 @@ type Flaky = Arc<Faulty<Faulty<InMemory>>>;
 fn flaky(seed: u64, plan: impl FnOnce(FaultPlan) -> FaultPlan) -> Flaky {
     let off = Faulty::new(InMemory::new(), FaultPlan::new(1).with_refused(1.0));
     off.control().off();
-    let plan = plan(FaultPlan::new(seed).with_refused(0.01).with_lost_request(0.005));
-    let store = Faulty::new(off, plan.with_lost_reply(0.005).with_slow(0.02, seconds(3)));
+    let plan = plan(FaultPlan::new(seed).with_refused(0.002).with_lost_request(0.001));
+    let store = Faulty::new(off, plan.with_lost_reply(0.001).with_slow(0.01, seconds(3)));
     store.control().off();
     Arc::new(store)
 }
@@ -114,7 +114,7 @@ impl Sent {
     }
 }
 
-/// A record of each series, and now and then one that comes hours late; each has a time of its own.
+/// A record of each series, and now and then one that comes up to a day late; each has a time of its own.
 fn step(number: i64, random: &mut fastrand::Rng) -> Vec<MetricRecord> {
     let of = |series: i64, ms: i64, value: i64| {
         MetricRecord::new("web", from_ms(START_MS + ms), format!("m{series}"), value as f64)
@@ -122,7 +122,7 @@ fn step(number: i64, random: &mut fastrand::Rng) -> Vec<MetricRecord> {
     let now_ms = number * STEP.as_millis() as i64;
     let mut batch: Vec<_> = (0..SERIES).map(|series| of(series, now_ms, number)).collect();
     if random.u32(0..20) == 0 {
-        let steps = random.i64(0..5 * 360).min(number);
+        let steps = random.i64(0..22 * 360).min(number);
         batch.push(of(
             random.i64(0..SERIES),
             now_ms - steps * STEP.as_millis() as i64 + 1 + number,
@@ -179,7 +179,7 @@ async fn every_sample_of_a_day_is_in_the_rollups_of_its_hour() {
     let (retained, archived) = (retention.stop().await, archiving.stop().await);
     assert!(outages > 2 && retained.failures > 10 && archived.failures > 0, "{archived:?}");
     assert!(archived.samples > 10_000, "{archived:?}");
-    assert!(retained.samples_removed > 5000, "{retained:?}");
+    assert!(retained.samples_removed > 1000, "{retained:?}");
 
     rolled.refresh().await.unwrap();
     rolled.retain(&policy).await.unwrap();
