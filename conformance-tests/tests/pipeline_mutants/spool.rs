@@ -125,10 +125,16 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "a_full_store_refuses_although_there_is_a_spool",
         file: "pipeline/spooled.rs",
-        right: "error.is_retryable()
-            || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Io)",
-        wrong: "error.is_retryable()",
+        right: "matches!(error.kind(), Unavailable | Busy | Timeout | StorageFull | Io)",
+        wrong: "matches!(error.kind(), Unavailable | Busy | Timeout)",
         caught_by: Pipeline("spooled::a_store_without_space_is_away_for_a_while"),
+    },
+    Mutant {
+        name: "a_store_behind_retries_refuses_although_there_is_a_spool",
+        file: "pipeline/spooled.rs",
+        right: "matches!(error.kind(), Unavailable | Busy | Timeout | StorageFull | Io)",
+        wrong: "matches!(error.kind(), StorageFull | Io)",
+        caught_by: Pipeline("spooled::a_store_behind_retries_is_away_for_a_while"),
     },
     Mutant {
         name: "nobody_drains_in_the_background",

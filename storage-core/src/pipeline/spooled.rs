@@ -40,8 +40,8 @@ pub enum SpooledReads {
 /// Accepts batches also while the store behind does not take them.
 ///
 /// A batch that the store refuses for a passing reason (the error is retryable, or the kind is
-/// `StorageFull` or `Io`) goes into the [`Spool`], and `write_batch` returns `Ok`: it survives
-/// what the spool survives. From then on all batches go there, until the spool is drained, in
+/// `Unavailable`, `Busy`, `Timeout`, `StorageFull` or `Io`) goes into the [`Spool`], and `write_batch`
+/// returns `Ok`: it survives what the spool survives. From then on all batches go there, until the spool is drained, in
 /// order, in the background.
 ///
 /// # What holds of the contract
@@ -241,7 +241,9 @@ impl<B: StorageBackend + 'static> Shared<B> {
 
 /// Whether a store that says this may take the same batch later.
 fn is_passing(error: &Error) -> bool {
-    error.is_retryable() || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Io)
+    use ErrorKind::{Busy, Io, StorageFull, Timeout, Unavailable};
+    // The kind as well: a `Retry` below that has given up says no longer that it is worth trying.
+    error.is_retryable() || matches!(error.kind(), Unavailable | Busy | Timeout | StorageFull | Io)
 }
 
 #[async_trait]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::TryStreamExt;
-use storage_core::layers::{FaultPlan, Faulty, Operation};
+use storage_core::layers::{FaultPlan, Faulty, Operation, standard_stack};
 use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{Spool, SpoolLimits, Spooled, SpooledReads};
 use storage_core::{
@@ -177,6 +177,18 @@ async fn a_store_without_space_is_away_for_a_while() {
     assert_eq!(store.spool().backlog().records, 10);
     IS_FULL.store(false, Ordering::SeqCst);
     eventually("it is drained", async || store.spool().is_empty()).await;
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
+}
+
+/// What was repeated in vain is no longer worth repeating at once, and may still work later.
+#[tokio::test(start_paused = true)]
+async fn a_store_behind_retries_is_away_for_a_while() {
+    let faulty = Faulty::new(InMemory::new(), FaultPlan::new(1).with_refused(1.0));
+    let control = faulty.control();
+    let store = Spooled::new(standard_stack(faulty), spool().await);
+    store.write_batch(&records(0..10)).await.unwrap();
+    assert_eq!(store.spool().backlog().records, 10);
+    control.off();
     assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
 }
 
