@@ -109,6 +109,34 @@ pub(super) const ALL: &[Mutant] = &[
         caught_by: Pipeline("spooled::answers_wait_for_what_was_acknowledged"),
     },
     Mutant {
+        name: "a_prune_leaves_what_a_crash_drains_again",
+        file: "pipeline/spooled.rs",
+        right: r#"self.shared.remove_drained("prune_before").await?;"#,
+        wrong: "{}",
+        caught_by: Pipeline("spooled::a_crash_brings_nothing_back_that_was_pruned"),
+    },
+    Mutant {
+        name: "a_spool_that_broke_keeps_batches_from_the_backend",
+        file: "pipeline/spooled.rs",
+        right: "None if «spool.is_drained()»",
+        wrong: "false",
+        caught_by: Pipeline("spooled::a_spool_that_broke_keeps_nothing_from_the_store"),
+    },
+    Mutant {
+        name: "reads_wait_until_a_spool_that_broke_has_removed_what_was_drained",
+        file: "pipeline/spool.rs",
+        right: "self.0.state().head >= tail",
+        wrong: "self.0.state().pruned >= tail",
+        caught_by: Pipeline("spooled::a_spool_that_broke_keeps_nothing_from_the_store"),
+    },
+    Mutant {
+        name: "a_batch_that_may_be_in_the_spool_says_it_was_not_applied",
+        file: "pipeline/spooled.rs",
+        right: "if «may_be_there»",
+        wrong: "false",
+        caught_by: Pipeline("spooled::a_batch_that_may_be_in_the_spool_is_in_doubt"),
+    },
+    Mutant {
         name: "a_flush_leaves_what_waits",
         file: "pipeline/spooled.rs",
         right: r#"self.settle("flush").await?;"#,
@@ -156,7 +184,7 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "health_is_that_of_the_store_alone",
         file: "pipeline/spooled.rs",
-        right: "backlog.records == 0",
+        right: "health.status != HealthStatus::Healthy || «spool.is_empty()»",
         wrong: "true",
         caught_by: Pipeline(
             "spooled::batches_are_taken_while_the_store_is_away_and_stored_when_it_is_back",

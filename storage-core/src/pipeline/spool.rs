@@ -293,10 +293,15 @@ impl Spool {
         self.0.state().tail
     }
 
-    /// Whether everything before `tail` is drained and removed.
+    /// Whether everything before `tail` is drained. It may still be there.
     pub(super) fn is_drained_to(&self, tail: i64) -> bool {
-        let state = self.0.state();
-        state.head >= tail && (state.head < state.tail || state.pruned == state.tail)
+        self.0.state().head >= tail
+    }
+
+    /// Removes what was drained.
+    pub(super) async fn remove_drained(&self) -> Result<()> {
+        let _one = self.0.draining.lock().await;
+        self.0.prune().await
     }
 
     /// Waits until something was pushed.

@@ -12,10 +12,10 @@ use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::spool::Spool;
+use super::spool::{Spool, SpoolBacklog};
 use super::writer::write_caught;
 use crate::capabilities::Capabilities;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::layers::RetryPolicy;
 use crate::metrics::record::validate_batch;
 use crate::metrics::{
@@ -47,7 +47,7 @@ pub enum SpooledReads {
 /// # What holds of the contract
 /// All of it for this handle, and for all handles in this process that share the spool: reads and
 /// prunes drain it first, for up to [`wait_max`](Self::with_wait_max), and fail otherwise with the
-/// error of the store. Whoever reads the store past the spool sees a batch once it is drained.
+/// error of the store; a prune also if what was drained cannot be removed from the spool. Whoever reads the store past the spool sees a batch once it is drained.
 ///
 /// All handles that share a spool must lead to the same store. A batch that the store refuses for
 /// good when it is drained stays where it is, and what is behind it too: `health` says so.
@@ -56,9 +56,13 @@ pub enum SpooledReads {
 /// prune or a write of the same samples by somebody else in between is undone by that, as by a
 /// [late repetition](crate::layers::Retry#a-late-repetition).
 ///
+/// A spool that fails when nothing waits in it keeps nothing from a store that works: batches go straight
+/// there again. What such a spool could not remove is drained once more after a crash, over whatever was
+/// written since; `health` is `Degraded` until then.
+///
 /// # Errors
 /// `write_batch` fails if the spool is full or fails too: with the error of the store if it was
-/// asked, else with that of the spool.
+/// asked, else with that of the spool; with the outcome `Unknown` if either says so.
 ///
 /// # Cost
 /// Nothing while the spool is empty. A store that hangs is noticed by a
@@ -194,16 +198,23 @@ impl<B: StorageBackend + 'static> Spooled<B> {
         // The store may have refused before it had a look.
         validate_batch(records)
             .map_err(|error| error.with_backend(self.name()).with_operation("write_batch"))?;
-        match self.shared.spool.push(records).await {
-            Ok(()) => {
-                self.shared.filled.notify_one();
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(target: "storage", %error, "the spool does not take a batch");
-                Err(refused.unwrap_or(error.with_backend(self.name())))
-            }
-        }
+        let Shared { inner, spool, filled, .. } = &*self.shared;
+        let pushed = spool.push(records).await;
+        filled.notify_one();
+        let Err(error) = pushed else { return Ok(()) };
+        tracing::warn!(target: "storage", %error, "the spool does not take a batch");
+        let may_be_there = error.outcome() == Outcome::Unknown;
+        let error = match refused {
+            Some(refused) => refused,
+            // A spool that cannot even remove what was drained must not keep the store from what comes.
+            None if spool.is_drained() => match inner.write_batch(records).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            None => error.with_backend(inner.name()),
+        };
+        // What is there is drained, whatever the store said.
+        Err(if may_be_there { error.with_outcome(Outcome::Unknown) } else { error })
     }
 
     fn check_open(&self, operation: &'static str) -> Result<()> {
@@ -220,6 +231,20 @@ impl<B: StorageBackend + 'static> Shared<B> {
     fn drain_step(&self) -> impl Future<Output = Result<usize>> + Send {
         self.spool.drain_step(DRAIN_RECORDS_MAX, move |records| async move {
             write_caught(&self.inner, &records).await
+        })
+    }
+
+    /// Removes from the spool what was drained. What fails otherwise is the operation, which was not done.
+    async fn remove_drained(&self, operation: &'static str) -> Result<()> {
+        if self.spool.is_empty() {
+            return Ok(());
+        }
+        self.spool.remove_drained().await.map_err(|error| {
+            Error::new(error.kind(), "what was drained cannot be removed from the spool")
+                .with_retryable(error.is_retryable())
+                .with_backend(self.inner.name())
+                .with_operation(operation)
+                .with_source(error)
         })
     }
 
@@ -282,8 +307,9 @@ impl<B: StorageBackend + 'static> StorageBackend for Spooled<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        // Otherwise what is drained later would bring back what was pruned.
+        // Otherwise what is drained later, or again after a crash, would bring back what was pruned.
         self.settle("prune_before").await?;
+        self.shared.remove_drained("prune_before").await?;
         self.shared.inner.prune_before(cutoff).await
     }
 
@@ -349,20 +375,28 @@ impl<B: StorageBackend + 'static> StorageBackend for Spooled<B> {
 
     async fn health(&self) -> Health {
         let health = self.shared.inner.health().await;
-        let backlog = self.shared.spool.backlog();
-        if health.status != HealthStatus::Healthy || backlog.records == 0 {
+        let spool = &self.shared.spool;
+        if health.status != HealthStatus::Healthy || spool.is_empty() {
             return health;
         }
-        let age = backlog.oldest_age.unwrap_or_default().as_secs();
-        let message =
-            format!("{} records wait in the spool, the oldest for {age} s", backlog.records);
+        let SpoolBacklog { records, oldest_age, .. } = spool.backlog();
+        let message = match oldest_age {
+            Some(age) => {
+                format!("{records} records wait in the spool, the oldest for {} s", age.as_secs())
+            }
+            None => "what was drained is not removed from the spool yet".to_owned(),
+        };
         Health { status: HealthStatus::Degraded, message }
     }
 
     async fn close(&self) -> Result<()> {
         // What cannot be drained stays in the spool for the next handle: it was acknowledged as
         // durable as the spool is.
-        if let Err(error) = self.settle("close").await {
+        let drained = match self.settle("close").await {
+            Ok(()) => self.shared.remove_drained("close").await,
+            error => error,
+        };
+        if let Err(error) = drained {
             tracing::warn!(target: "storage", %error, "batches stay in the spool");
         }
         let closed = self.shared.inner.close().await;

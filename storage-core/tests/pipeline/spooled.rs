@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::TryStreamExt;
-use storage_core::layers::{FaultPlan, Faulty, Operation, standard_stack};
+use storage_core::Outcome::{NotApplied, Unknown};
+use storage_core::layers::{Fault, FaultPlan, Faulty, Operation, standard_stack};
 use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{Spool, SpoolLimits, Spooled, SpooledReads};
 use storage_core::{
@@ -235,4 +236,90 @@ async fn answers_wait_for_what_was_acknowledged() {
     store.inner().control().on();
     store.write_batch(&records(10..20)).await.unwrap();
     assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
+}
+
+/// A disk that fails: the spool keeps what was drained, and takes nothing. The store works.
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_broke_keeps_nothing_from_the_store() {
+    for push in [Fault::Refused, Fault::LostRequest, Fault::LostReply] {
+        let plan = FaultPlan::new(1).with_refused(1.0);
+        let plan = plan.only(&[Operation::WriteBatch, Operation::PruneBefore]);
+        let spool_store = Arc::new(Faulty::new(InMemory::new(), plan));
+        spool_store.control().off();
+        let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default()).await.unwrap();
+        let faulty = Faulty::new(InMemory::new(), FaultPlan::new(1).with_refused(1.0));
+        let store = Spooled::new(faulty, spool);
+        store.write_batch(&records(0..10)).await.unwrap();
+        spool_store.control().inject(Operation::WriteBatch, push);
+        spool_store.control().on();
+        store.write_batch(&records(10..20)).await.unwrap_err();
+        store.inner().control().off();
+        eventually("it is drained", async || store.spool().backlog().oldest_age.is_none()).await;
+        for tick in 2..5 {
+            store.write_batch(&records(tick * 10..tick * 10 + 10)).await.unwrap();
+            assert_eq!(behind(&store).await, stored_of(push, tick as u64 * 10 + 10));
+        }
+        let started = Instant::now();
+        assert_eq!(store.stats().await.unwrap().total_metrics, stored_of(push, 50));
+        assert_eq!(started.elapsed(), seconds(0));
+        assert_eq!(store.health().await.status, HealthStatus::Degraded);
+        // After a crash it would come back.
+        let error = store.prune_before(from_ms(5)).await.unwrap_err();
+        assert_eq!((error.operation(), error.outcome()), (Some("prune_before"), NotApplied));
+        assert_eq!(behind(&store).await, stored_of(push, 50));
+        spool_store.control().off();
+        eventually("it is removed", async || store.spool().is_empty()).await;
+        assert_eq!(store.prune_before(from_ms(5)).await.unwrap(), 5);
+        assert_eq!(store.health().await.status, HealthStatus::Healthy);
+    }
+}
+
+/// Of so many records, ten came with a push that failed.
+fn stored_of(push: Fault, all: u64) -> u64 {
+    if push == Fault::LostReply { all } else { all - 10 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_may_be_in_the_spool_is_in_doubt() {
+    for (push, outcome) in [(Fault::Refused, NotApplied), (Fault::LostReply, Unknown)] {
+        let spool_store = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+        let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default()).await.unwrap();
+        let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool);
+        store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+        spool_store.control().inject(Operation::WriteBatch, push);
+        let error = store.write_batch(&records(0..10)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, outcome));
+        eventually("it is drained", async || store.spool().is_empty()).await;
+        assert_eq!(behind(&store).await, if outcome == Unknown { 10 } else { 0 });
+    }
+}
+
+/// A prune during which the spool is filled again: what it removed is not drained once more.
+#[tokio::test(start_paused = true)]
+async fn a_crash_brings_nothing_back_that_was_pruned() {
+    let names = ["spooled-crash-main", "spooled-crash-queue"];
+    let [main, queue] = names.map(InMemory::open);
+    let queue = Arc::new(queue);
+    let spool = Spool::open(as_dyn(&queue), SpoolLimits::default()).await.unwrap();
+    let faulty = Faulty::new(main, FaultPlan::new(1));
+    let control = faulty.control();
+    let store = Arc::new(Spooled::new(faulty, spool));
+    control.inject(Operation::WriteBatch, Fault::Refused);
+    control.inject(Operation::WriteBatch, Fault::SlowBefore(seconds(1)));
+    // As many as are drained at once.
+    store.write_batch(&records(0..10_000)).await.unwrap();
+    let pruning = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.prune_before(from_ms(10_000)).await }
+    });
+    eventually("it is being drained", async || control.counts().slow == 1).await;
+    (0..1000).for_each(|_| control.inject(Operation::WriteBatch, Fault::Refused));
+    store.write_batch(&records(20_000..20_001)).await.unwrap();
+    assert_eq!(pruning.await.unwrap().unwrap(), 10_000);
+    assert!(!store.spool().is_empty());
+    // The process is gone, and another one takes over.
+    let spool = Spool::open(queue, SpoolLimits::default()).await.unwrap();
+    let next = Spooled::new(InMemory::open(names[0]), spool);
+    assert_eq!(values(&next).await, [20_000]);
+    names.iter().for_each(|name| InMemory::forget(name));
 }
