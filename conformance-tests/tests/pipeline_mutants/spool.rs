@@ -79,7 +79,46 @@ pub(super) const ALL: &[Mutant] = &[
         wrong: "0",
         caught_by: Pipeline("spool::what_is_pushed_and_popped_survives_opening_again"),
     },
+    Mutant {
+        name: "a_push_in_doubt_is_not_counted",
+        file: "pipeline/spool.rs",
+        right: "state.records += count;",
+        wrong: "if written.is_ok() { state.records += count; }",
+        caught_by: Pipeline("spool::a_batch_in_doubt_counts_until_it_is_known_not_to_be_there"),
+    },
+    Mutant {
+        name: "what_is_left_of_a_batch_is_taken_for_one",
+        file: "pipeline/spool.rs",
+        right: "chunks.iter().find(|chunk| «chunk.is_first()»)",
+        wrong: "{ let _ = chunk; true }",
+        caught_by: Pipeline("spool::a_removal_that_was_killed_leaves_a_spool_that_can_be_drained"),
+    },
     // The backend.
+    Mutant {
+        name: "one_handle_alone_hears_of_a_batch",
+        file: "pipeline/spool.rs",
+        right: "self.pushed.notify_waiters();",
+        wrong: "self.pushed.notify_one();",
+        caught_by: Pipeline("spooled::what_one_handle_leaves_another_drains"),
+    },
+    Mutant {
+        name: "a_caller_that_is_not_polled_holds_up_the_others",
+        file: "pipeline/spooled.rs",
+        right: r#"tokio::spawn(step).await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::Internal, "the spool broke off").with_source(error))
+        })"#,
+        wrong: "step.await",
+        caught_by: Pipeline("spooled::a_read_that_is_not_polled_holds_up_no_other"),
+    },
+    Mutant {
+        name: "a_slow_store_is_waited_for_as_long_as_it_takes",
+        file: "pipeline/spooled.rs",
+        right: "Ok(_) if «spool.is_drained_to(tail) || Instant::now() < deadline»",
+        wrong: "true",
+        caught_by: Pipeline(
+            "spooled::a_slow_store_is_not_waited_for_any_longer_than_one_that_fails",
+        ),
+    },
     Mutant {
         name: "batches_overtake_those_that_wait",
         file: "pipeline/spooled.rs",
@@ -90,8 +129,8 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "batches_overtake_one_that_is_on_its_way",
         file: "pipeline/spool.rs",
-        right: "self.0.pushing.try_lock().is_ok() && self.is_empty()",
-        wrong: "self.is_empty()",
+        right: "«self.0.on_their_way.load(Ordering::Acquire) == 0» && self.is_empty()",
+        wrong: "true",
         caught_by: Pipeline("spooled::a_dropped_write_does_not_overtake"),
     },
     Mutant {
@@ -167,8 +206,8 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "nobody_drains_in_the_background",
         file: "pipeline/spooled.rs",
-        right: "if let Err(error) = «self.drain_step().await» {
-                tracing::debug",
+        right: "match «self.drain_step().await» {
+                Ok(_) => delays",
         wrong: "std::future::pending::<Result<usize>>().await",
         caught_by: Pipeline(
             "spooled::batches_are_taken_while_the_store_is_away_and_stored_when_it_is_back",

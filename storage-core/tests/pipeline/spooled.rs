@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use storage_core::Outcome::{NotApplied, Unknown};
@@ -11,7 +12,7 @@ use storage_core::pipeline::{Spool, SpoolLimits, Spooled, SpooledReads};
 use storage_core::{
     Error, ErrorKind, HealthStatus, InMemory, MetricRecord, SeriesFilter, StorageBackend, TimeRange,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::*;
 
@@ -321,5 +322,89 @@ async fn a_crash_brings_nothing_back_that_was_pruned() {
     let spool = Spool::open(queue, SpoolLimits::default()).await.unwrap();
     let next = Spooled::new(InMemory::open(names[0]), spool);
     assert_eq!(values(&next).await, [20_000]);
-    names.iter().for_each(|name| InMemory::forget(name));
+    for name in names {
+        InMemory::forget(name);
+    }
+}
+
+/// Turns taken at the same moment are no batches that wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_at_once_do_not_spool_what_a_sound_store_takes() {
+    let spool_store = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+    let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default()).await.unwrap();
+    let store = Arc::new(Spooled::new(InMemory::new(), spool));
+    let before = spool_store.control().counts().calls;
+    let writers = (0..8).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for number in 0..10_000 {
+                store.write_batch(&[record(number)]).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    assert_eq!(spool_store.control().counts().calls, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_not_polled_holds_up_no_other() {
+    let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool().await);
+    store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+    store.inner().control().inject(Operation::WriteBatch, Fault::SlowBefore(seconds(1)));
+    store.write_batch(&records(0..10)).await.unwrap();
+    let mut parked = store.stats();
+    assert!(futures_util::poll!(&mut parked).is_pending());
+    assert_eq!(timeout(seconds(60), values(&store)).await.unwrap().len(), 10);
+    assert_eq!(parked.await.unwrap().total_metrics, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_store_is_not_waited_for_any_longer_than_one_that_fails() {
+    let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool().await);
+    store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+    for _ in 0..20 {
+        store.inner().control().inject(Operation::WriteBatch, Fault::SlowBefore(seconds(1)));
+    }
+    for step in 0..20 {
+        // As many as are drained at once.
+        let batch = records(step * 10_000..step * 10_000 + 10_000);
+        store.write_batch(&batch).await.unwrap();
+    }
+    let started = Instant::now();
+    let error = store.stats().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Busy, true));
+    assert!((seconds(5)..=seconds(7)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    let store = store.with_wait_max(Duration::MAX);
+    assert_eq!(store.stats().await.unwrap().total_metrics, 200_000);
+}
+
+/// Whoever pushed is gone, and nobody asks the other.
+#[tokio::test(start_paused = true)]
+async fn what_one_handle_leaves_another_drains() {
+    let (name, spool) = ("spooled-two-handles", spool().await);
+    let waiting: Vec<_> =
+        (0..2).map(|_| Spooled::new(InMemory::open(name), spool.clone())).collect();
+    // Both wait for a batch, and one that is gone did so first.
+    tokio::task::yield_now().await;
+    let refusing = FaultPlan::new(1).with_refused(1.0);
+    let filling = Spooled::new(Faulty::new(InMemory::open(name), refusing), spool.clone());
+    tokio::task::yield_now().await;
+    filling.write_batch(&records(0..10)).await.unwrap();
+    drop(filling);
+    eventually("it is drained", async || spool.is_empty()).await;
+    assert_eq!(values(&InMemory::open(name)).await, (0..10).collect::<Vec<_>>());
+    drop(waiting);
+    InMemory::forget(name);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_panics_is_one_that_fails() {
+    let spool = Spool::open(Arc::new(Panicking::new(3)), SpoolLimits::default()).await.unwrap();
+    let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool);
+    store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+    store.write_batch(&records(0..10)).await.unwrap();
+    eventually("it is drained", async || store.spool().is_empty()).await;
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
 }
