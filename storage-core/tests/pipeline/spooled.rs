@@ -384,14 +384,15 @@ async fn a_slow_store_is_not_waited_for_any_longer_than_one_that_fails() {
 #[tokio::test(start_paused = true)]
 async fn what_one_handle_leaves_another_drains() {
     let (name, spool) = ("spooled-two-handles", spool().await);
-    let waiting: Vec<_> =
-        (0..2).map(|_| Spooled::new(InMemory::open(name), spool.clone())).collect();
-    // Both wait for a batch, and one that is gone did so first.
-    tokio::task::yield_now().await;
     let refusing = FaultPlan::new(1).with_refused(1.0);
     let filling = Spooled::new(Faulty::new(InMemory::open(name), refusing), spool.clone());
+    let control = filling.inner().control();
+    // It waits for a batch before the other one does.
+    tokio::task::yield_now().await;
+    let waiting = Spooled::new(InMemory::open(name), spool.clone());
     tokio::task::yield_now().await;
     filling.write_batch(&records(0..10)).await.unwrap();
+    eventually("it has tried", async || control.counts().refused > 1 || spool.is_empty()).await;
     drop(filling);
     eventually("it is drained", async || spool.is_empty()).await;
     assert_eq!(values(&InMemory::open(name)).await, (0..10).collect::<Vec<_>>());
