@@ -38,6 +38,7 @@
 pub mod capabilities;
 pub mod compose;
 mod control;
+mod deadline;
 pub mod error;
 pub mod events;
 pub mod history;

@@ -113,6 +113,15 @@ pub(super) const ALL: &[Mutant] = &[
         caught_by: Pipeline("outage::a_spool_that_hangs_does_not_keep_the_batch_from_the_store"),
     },
     Mutant {
+        name: "a_spool_that_panics_ends_the_writer",
+        file: "pipeline/writer.rs",
+        right: r#"let step = «AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(|_panic| {
+            Err(Error::new(ErrorKind::Internal, "the spool panicked").with_operation("drain_step"))
+        })»;"#,
+        wrong: "step.await",
+        caught_by: Pipeline("outage::a_spool_that_panics_is_one_that_fails"),
+    },
+    Mutant {
         name: "a_spool_that_broke_keeps_everything_from_the_store",
         file: "pipeline/writer.rs",
         right: "if «spool.is_drained()»",

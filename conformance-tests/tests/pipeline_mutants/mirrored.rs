@@ -130,25 +130,44 @@ pub(super) const ALL: &[Mutant] = &[
     Mutant {
         name: "a_repair_of_some_series_forgets_the_others",
         file: "compose/mirrored.rs",
-        right: "*options.filter() == SeriesFilter::any()",
+        right: "if *now == known && is_whole && «*options.filter() == SeriesFilter::any()»",
         wrong: "true",
         caught_by: mirrors!("a_repair_of_some_series_does_not_forget_the_others"),
     },
     Mutant {
         name: "a_repair_forgets_what_is_missed_meanwhile",
         file: "compose/mirrored.rs",
-        right: "*now == known",
+        right: "if «*now == known» && is_whole",
         wrong: "true",
         caught_by: mirrors!("a_repair_does_not_forget_what_is_missed_meanwhile"),
     },
     Mutant {
         name: "a_repair_does_not_prune",
         file: "compose/mirrored.rs",
-        right: "«self.secondary.prune_before(cutoff).await?»;
-            }
-            let primary",
+        right: "report.samples_pruned = «self.secondary.prune_before(cutoff).await?»;",
         wrong: "{ let _ = cutoff; 0 }",
         caught_by: mirrors!("a_repair_prunes_what_was_missed_and_reports_what_it_cannot_remove"),
+    },
+    Mutant {
+        name: "a_repair_prunes_more_than_it_brings_back",
+        file: "compose/mirrored.rs",
+        right: "if «brings_back»",
+        wrong: "true",
+        caught_by: mirrors!("a_repair_of_a_part_removes_nothing_that_the_primary_holds"),
+    },
+    Mutant {
+        name: "a_repair_without_the_prune_forgets_it",
+        file: "compose/mirrored.rs",
+        right: "covers && «is_pruned» && !options.dry_run()",
+        wrong: "true",
+        caught_by: mirrors!("a_repair_of_a_part_removes_nothing_that_the_primary_holds"),
+    },
+    Mutant {
+        name: "a_dry_run_forgets_what_was_missed",
+        file: "compose/mirrored.rs",
+        right: "covers && is_pruned && «!options.dry_run()»",
+        wrong: "true",
+        caught_by: mirrors!("a_dry_run_of_a_repair_changes_and_forgets_nothing"),
     },
     Mutant {
         name: "a_repair_mends_what_is_missing_alone",

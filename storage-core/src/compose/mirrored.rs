@@ -106,11 +106,15 @@ pub struct RepairReport {
 /// [`repair`](Self::repair) makes the secondary the same.
 ///
 /// Every answer, name and capabilities included, is the primary's; `disk_usage_bytes` too. `health` is `Degraded` while
-/// the secondary does not work or is known to have missed something.
+/// the secondary does not work or is known to have missed something; what it says in `check`, or why it cannot
+/// be checked, stands among the problems.
+///
+/// A write whose future is kept but not polled holds up later ones of its series, prunes and repairs; one that is
+/// dropped does not.
 ///
 /// # Errors
 /// Those of the primary; with [`MirrorPolicy::Require`] also those of the secondary, with the detail
-/// `mirror` and the outcome `Unknown`.
+/// `mirror` and, but for `check`, the outcome `Unknown`.
 ///
 /// # Example
 /// ```
@@ -199,19 +203,22 @@ impl Mirrored {
     /// Makes the secondary hold what the primary holds, for the series and the range of `options`.
     ///
     /// Window by window both are compared; where they differ the window is copied, and writes of
-    /// this handle wait for that. Prunes that were missed are done again. What the handle counts as
-    /// missed starts from nothing afterwards, if all series and all of the time missed were
-    /// repaired and nothing was missed meanwhile.
+    /// this handle wait for that. Prunes that were missed are done again, if all series are repaired and
+    /// all that the primary holds before their cutoff is in the range: what it kept, or took late, is
+    /// copied back then. What the handle counts as missed starts from nothing afterwards, if all series
+    /// and all of the time missed were repaired, the prunes too, and nothing was missed meanwhile.
+    ///
+    /// A dry run changes nothing, and forgets nothing.
     ///
     /// # Errors
     /// Those of both stores; done again it goes on.
     pub async fn repair(&self, options: &CopyOptions) -> Result<RepairReport> {
         let known = self.divergence();
         let mut report = RepairReport::default();
-        if let Some(cutoff) = known.cutoff {
-            let _alone = self.gate.write().await;
-            report.samples_pruned = self.secondary.prune_before(cutoff).await?;
-        }
+        let is_pruned = match known.cutoff {
+            Some(cutoff) => self.prune_again(cutoff, options, &mut report).await?,
+            None => true,
+        };
         let primary = &*self.primary;
         let mut windows = Windows::new(options.range(), width_ms(options.window())?);
         while let Some(window) = windows.next(primary, options.filter()).await? {
@@ -229,11 +236,38 @@ impl Mirrored {
         let covers = known.extent.is_none_or(|(oldest, newest)| {
             options.range().contains(oldest) && options.range().contains(newest)
         });
+        let is_whole = covers && is_pruned && !options.dry_run();
         let mut now = self.known();
-        if *now == known && covers && *options.filter() == SeriesFilter::any() {
+        if *now == known && is_whole && *options.filter() == SeriesFilter::any() {
             *now = Divergence::default();
         }
         Ok(report)
+    }
+
+    /// Does a prune again that the secondary missed. Returns whether it could: the secondary may lose
+    /// nothing by it that this repair does not bring back.
+    async fn prune_again(
+        &self,
+        cutoff: DateTime<Utc>,
+        options: &CopyOptions,
+        report: &mut RepairReport,
+    ) -> Result<bool> {
+        if options.dry_run() || *options.filter() != SeriesFilter::any() {
+            return Ok(false);
+        }
+        let _alone = self.gate.write().await;
+        // The prune may have failed on the primary, too, and late samples come at any time.
+        let held = self.primary.stats().await?;
+        let (range, newest) = (options.range(), held.newest_metric);
+        let brings_back =
+            held.oldest_metric.filter(|oldest| *oldest < cutoff).is_none_or(|oldest| {
+                let to_the_end = newest.is_some_and(|newest| range.contains(newest));
+                range.contains(oldest) && (cutoff <= range.end() || to_the_end)
+            });
+        if brings_back {
+            report.samples_pruned = self.secondary.prune_before(cutoff).await?;
+        }
+        Ok(brings_back)
     }
 
     fn known(&self) -> MutexGuard<'_, Divergence> {
@@ -412,9 +446,13 @@ impl StorageBackend for Mirrored {
     async fn check(&self) -> Result<CheckReport> {
         let mut found = self.primary.check().await?;
         if self.secondary.capabilities().check {
-            let second = self.secondary.check().await?;
-            let problems = second.problems.iter().map(|problem| format!("secondary: {problem}"));
-            found.problems.extend(problems);
+            let problems = match self.secondary.check().await {
+                Ok(second) => second.problems,
+                Err(error) if self.policy == MirrorPolicy::Degrade => vec![error.to_string()],
+                Err(error) => return Err(error.with_context("mirror", "secondary")),
+            };
+            let of_secondary = problems.iter().map(|problem| format!("secondary: {problem}"));
+            found.problems.extend(of_secondary);
         }
         Ok(found)
     }
@@ -445,7 +483,7 @@ impl StorageBackend for Mirrored {
         let _none_under_way = self.gate.write().await;
         let closed = self.primary.close().await;
         let second = self.secondary.close().await;
-        closed.and(second)
+        closed.and(self.judged(second))
     }
 }
 

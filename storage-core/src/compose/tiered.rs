@@ -26,6 +26,7 @@ use self::cold::ColdSeries;
 use self::view::{Phase, View};
 use crate::capabilities::Capabilities;
 use crate::control::{Control, look_again};
+use crate::deadline::after;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::metrics::time::{floor_ms, from_ms};
 use crate::metrics::{
@@ -356,7 +357,7 @@ impl StorageBackend for Tiered {
         let is_late = |view: &View| {
             earliest_ms < view.cutoff_ms && matches!(view.phase, Phase::Closing | Phase::Moving)
         };
-        let deadline = Instant::now() + self.tiers.options.wait_max;
+        let deadline = after(Instant::now(), self.tiers.options.wait_max);
         let (mut before, mut looked) = self.seen_lately().await?;
         let mut outcome = Outcome::NotApplied;
         loop {

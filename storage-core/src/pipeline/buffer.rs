@@ -9,6 +9,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use super::source::Backpressure;
+use crate::deadline::after;
 use crate::metrics::MetricRecord;
 
 /// When a batch is closed and goes to the store, and how much a lane holds.
@@ -114,7 +115,7 @@ impl Buffer {
 
     /// When the open batch of a lane is old enough to be closed.
     pub(super) fn due(&self, lane: usize) -> Option<Instant> {
-        self.lanes[lane].open_since.map(|since| since + self.bounds.flush_interval)
+        self.lanes[lane].open_since.map(|since| after(since, self.bounds.flush_interval))
     }
 
     /// Closes the open batch of a lane if there is one.

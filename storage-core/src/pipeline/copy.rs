@@ -124,6 +124,11 @@ impl CopyOptions {
         self.window
     }
 
+    /// Whether it compares only.
+    pub const fn dry_run(&self) -> bool {
+        self.dry_run
+    }
+
     /// Samples in one batch, fewer where a limit would make it take long.
     fn batch_samples(&self) -> usize {
         let even =

@@ -11,6 +11,7 @@ use super::actor::Tasks;
 use super::counters::{ActorCounters, SetAside};
 use super::health::ActorHealth;
 use super::state::Shared;
+use crate::deadline::after;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::{MetricAggregation, MetricRecord, StorageBackend, StorageStats, TimeRange};
 
@@ -138,7 +139,7 @@ impl StorageHandle {
     /// time, the rest goes to the spool, if there is one. Called again, it waits for the same end.
     pub async fn shutdown(&self, deadline: Duration) -> DrainReport {
         let started = Instant::now();
-        let end = started + deadline;
+        let end = after(started, deadline);
         self.shared.stop_by(end);
         let ended = self.shared.wait_until(|shared| shared.has_writer_ended().then_some(()));
         if timeout_at(end, ended).await.is_err() {

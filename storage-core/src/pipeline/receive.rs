@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::source::{Receive, take, take_ready};
 use super::state::Shared;
+use crate::deadline::after;
 use crate::metrics::MetricRecord;
 
 /// How long a flush takes from a source that always has something, at least.
@@ -64,7 +65,7 @@ async fn take_until_stopped(
         return false;
     }
     // One timer that is moved: one for each record would cost more than the record.
-    let far = Instant::now() + shared.options.flush_interval;
+    let far = after(Instant::now(), shared.options.flush_interval);
     let timer = sleep_until(far);
     tokio::pin!(timer);
     loop {
@@ -98,7 +99,7 @@ async fn take_all_ready(
     records: &mut Vec<MetricRecord>,
 ) {
     // Bounded: a source that never runs dry would never be done. Waiting for room does not count.
-    let mut until = Instant::now() + shared.options.flush_interval.max(READY_TIME_MIN);
+    let mut until = after(Instant::now(), shared.options.flush_interval.max(READY_TIME_MIN));
     while let Some(taken) = take_ready(source, records).await {
         shared.received(lane, records, taken.lagged);
         let before = Instant::now();

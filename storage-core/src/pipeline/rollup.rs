@@ -39,6 +39,7 @@ use tokio::time::Instant;
 use self::marks::Marker;
 use self::view::View;
 use crate::control::{Control, look_again};
+use crate::deadline::after;
 use crate::error::{Error, ErrorKind, Result};
 use crate::metrics::time::{END_MS, floor_ms, from_ms, width_ms};
 use crate::metrics::{StorageBackend, TimeRange};
@@ -341,7 +342,7 @@ impl Rolled {
     }
 
     fn deadline(&self) -> Instant {
-        Instant::now() + self.stores.options.wait_max
+        after(Instant::now(), self.stores.options.wait_max)
     }
 
     fn check_open(&self, operation: &'static str) -> Result<()> {

@@ -6,11 +6,13 @@
 
 use std::any::Any;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex as AsyncMutex, Notify};
 use tokio::time::Instant;
 
@@ -118,14 +120,32 @@ struct Inner {
     state: Mutex<State>,
     /// Held while a batch is written: batches stand in the order of their numbers.
     pushing: Arc<AsyncMutex<()>>,
+    /// How many batches have their turn, and are not counted yet.
+    on_their_way: AtomicUsize,
     /// Held while a batch is drained: nobody else takes the same one, or the next before it.
     draining: AsyncMutex<()>,
-    /// Rung after every push.
+    /// Rung for everybody after every push.
     pushed: Notify,
     /// Rung after every batch that is gone.
     popped: Notify,
     /// Kept as long as this is.
     _guard: Box<dyn Any + Send + Sync>,
+}
+
+/// Counts a batch as on its way.
+struct OnItsWay(Arc<Inner>);
+
+impl OnItsWay {
+    fn new(inner: &Arc<Inner>) -> Self {
+        inner.on_their_way.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(inner))
+    }
+}
+
+impl Drop for OnItsWay {
+    fn drop(&mut self) {
+        self.0.on_their_way.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 /// Numbers of chunks: `pruned..head` is done, `head..tail` waits.
@@ -137,6 +157,17 @@ struct State {
     records: u64,
     bytes: u64,
     oldest_at_ms: Option<i64>,
+}
+
+impl State {
+    /// Counts what stands before `end` as done.
+    fn advance(&mut self, end: i64) {
+        self.head = end;
+        if self.head == self.tail {
+            // What was in doubt and did not come is not counted any longer.
+            (self.records, self.bytes) = (0, 0);
+        }
+    }
 }
 
 impl std::fmt::Debug for Spool {
@@ -171,6 +202,7 @@ impl Spool {
             opened_at: (Utc::now(), Instant::now()),
             state: Mutex::new(state),
             pushing: Arc::default(),
+            on_their_way: AtomicUsize::new(0),
             draining: AsyncMutex::default(),
             pushed: Notify::new(),
             popped: Notify::new(),
@@ -200,10 +232,11 @@ impl Spool {
         let inner = Arc::clone(&self.0);
         // The turn first: what is dropped from here on is still before all that is pushed later.
         let turn = Arc::clone(&inner.pushing).lock_owned().await;
+        let on_its_way = OnItsWay::new(&inner);
         // In a task of its own: dropped half way, nobody would know whether the batch is there.
         let append = tokio::spawn(async move {
             let appended = inner.append(chunks, count, at_ms).await;
-            drop(turn);
+            drop((on_its_way, turn));
             appended
         });
         append.await.map_err(|error| {
@@ -273,7 +306,8 @@ impl Spool {
 
     /// Whether it is empty and nothing is about to be in it.
     pub(super) fn is_idle(&self) -> bool {
-        self.0.pushing.try_lock().is_ok() && self.is_empty()
+        // In this order: what is no longer on its way is counted.
+        self.0.on_their_way.load(Ordering::Acquire) == 0 && self.is_empty()
     }
 
     /// How many more records it may hold.
@@ -293,15 +327,20 @@ impl Spool {
         self.0.state().tail
     }
 
-    /// Whether everything before `tail` is drained and removed.
+    /// Whether everything before `tail` is drained. It may still be there.
     pub(super) fn is_drained_to(&self, tail: i64) -> bool {
-        let state = self.0.state();
-        state.head >= tail && (state.head < state.tail || state.pruned == state.tail)
+        self.0.state().head >= tail
     }
 
-    /// Waits until something was pushed.
-    pub(super) async fn pushed(&self) {
-        self.0.pushed.notified().await;
+    /// Removes what was drained.
+    pub(super) async fn remove_drained(&self) -> Result<()> {
+        let _one = self.0.draining.lock().await;
+        self.0.prune().await
+    }
+
+    /// Waits until something is pushed after this was called.
+    pub(super) fn pushed(&self) -> Notified<'_> {
+        self.0.pushed.notified()
     }
 
     /// Waits until something was drained.
@@ -336,28 +375,18 @@ impl Inner {
         };
         let written = self.store.write_batch(&codec::samples(chunks, count, start, at_ms)).await;
         let mut state = self.state();
-        match written {
-            Ok(()) => {
-                if state.head == state.tail {
-                    state.oldest_at_ms = Some(at_ms);
-                }
-                state.tail = end;
-                state.records += count;
-                state.bytes += bytes;
-                drop(state);
-                self.pushed.notify_one();
-                Ok(())
+        // In doubt it may stand there: nothing else may take its numbers, and it counts.
+        if written.as_ref().err().is_none_or(|error| error.outcome() == Outcome::Unknown) {
+            if state.head == state.tail {
+                state.oldest_at_ms = Some(at_ms);
             }
-            Err(error) => {
-                // It may stand there: nothing else may take its numbers.
-                if error.outcome() == Outcome::Unknown {
-                    state.tail = end;
-                    drop(state);
-                    self.pushed.notify_one();
-                }
-                Err(error)
-            }
+            state.tail = end;
+            state.records += count;
+            state.bytes += bytes;
+            drop(state);
+            self.pushed.notify_waiters();
         }
+        written
     }
 
     /// Reads the oldest batches. Numbers without a chunk are those of pushes that failed.
@@ -377,20 +406,17 @@ impl Inner {
             if !chunks.is_empty() {
                 return codec::front(&chunks, records_max).map(Some);
             }
-            self.state().head = end;
+            self.state().advance(end);
         }
     }
 
     async fn pop(&self, end: i64, records: u64, bytes: u64, next_at_ms: Option<i64>) -> Result<()> {
         let must_prune = {
             let mut state = self.state();
-            state.head = end;
             state.records = state.records.saturating_sub(records);
             state.bytes = state.bytes.saturating_sub(bytes);
             state.oldest_at_ms = next_at_ms.or(state.oldest_at_ms);
-            if state.head == state.tail {
-                (state.records, state.bytes) = (0, 0);
-            }
+            state.advance(end);
             state.head == state.tail || state.head - state.pruned >= CHUNKS_DONE_MAX
         };
         let pruned = if must_prune { self.prune().await } else { Ok(()) };
@@ -418,19 +444,26 @@ async fn read_state(store: &dyn StorageBackend) -> Result<State> {
             .with_backend(store.name())
             .with_operation("open_spool"));
     }
-    let head = stats.oldest_metric.map_or(0, floor_ms);
-    let tail = stats.newest_metric.map_or(head, |newest| floor_ms(newest) + 1);
+    let pruned = stats.oldest_metric.map_or(0, floor_ms);
+    let tail = stats.newest_metric.map_or(pruned, |newest| floor_ms(newest) + 1);
     let mut state = State {
-        pruned: head,
-        head,
+        pruned,
+        head: pruned,
         tail,
         records: batches.sum.unwrap_or_default() as u64,
         bytes: sizes.sum.unwrap_or_default() as u64,
         oldest_at_ms: None,
     };
-    if head < tail {
-        let first = codec::read(store, head, head + 1).await?;
-        state.oldest_at_ms = first.first().map(|chunk| chunk.at_ms);
+    // A removal that was killed may have left the end of a batch that is done.
+    let mut chunks_read = 1;
+    while state.head < tail && state.oldest_at_ms.is_none() {
+        let end = tail.min(state.head + chunks_read);
+        let chunks = codec::read(store, state.head, end).await?;
+        match chunks.iter().find(|chunk| chunk.is_first()) {
+            Some(first) => (state.head, state.oldest_at_ms) = (first.seq, Some(first.at_ms)),
+            None => state.advance(end),
+        }
+        chunks_read = CHUNKS_READ;
     }
     Ok(state)
 }

@@ -33,12 +33,21 @@ struct OwnedRow(String, i64, String, f64, Option<Value>);
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Chunk {
     /// Its number in the spool.
-    seq: i64,
+    pub(super) seq: i64,
+    /// How many records the batch has, if it is the first chunk of one.
+    records: u64,
     /// When the batch was pushed.
     pub(super) at_ms: i64,
     /// How many chunks of the batch come behind it.
     rest: i64,
     text: String,
+}
+
+impl Chunk {
+    /// Whether a batch starts with it.
+    pub(super) const fn is_first(&self) -> bool {
+        self.records > 0
+    }
 }
 
 /// The oldest batches of a spool.
@@ -109,11 +118,11 @@ pub(super) async fn read(store: &dyn StorageBackend, start: i64, end: i64) -> Re
 }
 
 fn chunk_of(record: MetricRecord) -> Option<Chunk> {
-    let seq = floor_ms(record.timestamp);
+    let (seq, records) = (floor_ms(record.timestamp), record.value as u64);
     let mut metadata = record.metadata?;
     let (at_ms, rest) = (metadata["at"].as_i64()?, metadata["rest"].as_i64()?);
     let Value::String(text) = metadata["text"].take() else { return None };
-    Some(Chunk { seq, at_ms, rest, text })
+    Some(Chunk { seq, records, at_ms, rest, text })
 }
 
 /// How many chunks of the first batch are not among `chunks`.

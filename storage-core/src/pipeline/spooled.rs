@@ -8,14 +8,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures_util::{TryStreamExt, stream};
-use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
-use super::spool::Spool;
+use super::spool::{Spool, SpoolBacklog};
 use super::writer::write_caught;
 use crate::capabilities::Capabilities;
-use crate::error::{Error, ErrorKind, Result};
+use crate::deadline::after;
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::layers::RetryPolicy;
 use crate::metrics::record::validate_batch;
 use crate::metrics::{
@@ -40,14 +40,16 @@ pub enum SpooledReads {
 /// Accepts batches also while the store behind does not take them.
 ///
 /// A batch that the store refuses for a passing reason (the error is retryable, or the kind is
-/// `StorageFull` or `Io`) goes into the [`Spool`], and `write_batch` returns `Ok`: it survives
-/// what the spool survives. From then on all batches go there, until the spool is drained, in
-/// order, in the background.
+/// `Unavailable`, `Busy`, `Timeout`, `StorageFull` or `Io`) goes into the [`Spool`], and
+/// `write_batch` returns `Ok`: it survives what the spool survives. From then on all batches go
+/// there, until the spool is drained, in order, in the background. A step of that which is under way
+/// ends also when the handle is dropped.
 ///
 /// # What holds of the contract
 /// All of it for this handle, and for all handles in this process that share the spool: reads and
 /// prunes drain it first, for up to [`wait_max`](Self::with_wait_max), and fail otherwise with the
-/// error of the store. Whoever reads the store past the spool sees a batch once it is drained.
+/// error of the store, or with `Busy`; a prune also if what was drained cannot be removed from the
+/// spool. Whoever reads the store past the spool sees a batch once it is drained.
 ///
 /// All handles that share a spool must lead to the same store. A batch that the store refuses for
 /// good when it is drained stays where it is, and what is behind it too: `health` says so.
@@ -56,9 +58,16 @@ pub enum SpooledReads {
 /// prune or a write of the same samples by somebody else in between is undone by that, as by a
 /// [late repetition](crate::layers::Retry#a-late-repetition).
 ///
+/// A spool that fails when nothing waits in it keeps nothing from a store that works: batches go
+/// straight there again. What such a spool could not remove is drained once more after a crash, over
+/// whatever was written since; `health` is `Degraded` until it is removed.
+///
+/// While batches go into the spool, a write whose future is kept but not polled holds up those behind
+/// it; one that is dropped does not.
+///
 /// # Errors
 /// `write_batch` fails if the spool is full or fails too: with the error of the store if it was
-/// asked, else with that of the spool.
+/// asked, else with that of the spool; with the outcome `Unknown` if either says so.
 ///
 /// # Cost
 /// Nothing while the spool is empty. A store that hangs is noticed by a
@@ -93,8 +102,6 @@ struct Shared<B> {
     spool: Spool,
     retry: RetryPolicy,
     closed: AtomicBool,
-    /// Rung when the spool was filled.
-    filled: Notify,
 }
 
 impl<B> Drop for Spooled<B> {
@@ -124,8 +131,7 @@ impl<B: StorageBackend + 'static> Spooled<B> {
     /// and the time they take have no bound here.
     pub fn with_retry(inner: B, spool: Spool, retry: RetryPolicy) -> Self {
         let retry = retry.with_attempts_max(u32::MAX);
-        let closed = AtomicBool::new(false);
-        let shared = Arc::new(Shared { inner, spool, retry, closed, filled: Notify::new() });
+        let shared = Arc::new(Shared { inner, spool, retry, closed: AtomicBool::new(false) });
         let drainer = tokio::spawn(Shared::drain_for_ever(Arc::clone(&shared))).abort_handle();
         let (reads, wait_max) = (SpooledReads::default(), Duration::from_secs(5));
         Self { shared, reads, wait_max, drainer }
@@ -138,7 +144,8 @@ impl<B: StorageBackend + 'static> Spooled<B> {
         self
     }
 
-    /// Sets how long a read, a prune or a flush goes on trying to drain the spool. Default: 5 s.
+    /// Sets how long a read, a prune or a flush goes on draining the spool; what is being drained
+    /// then is waited for. Default: 5 s.
     #[must_use]
     pub fn with_wait_max(mut self, wait_max: Duration) -> Self {
         self.wait_max = wait_max;
@@ -168,10 +175,14 @@ impl<B: StorageBackend + 'static> Spooled<B> {
         if spool.is_empty() {
             return Ok(());
         }
-        let (tail, deadline) = (spool.tail(), Instant::now() + self.wait_max);
+        let (tail, deadline) = (spool.tail(), after(Instant::now(), self.wait_max));
         let mut delays = retry.delays();
         while !spool.is_drained_to(tail) {
-            let Err(error) = self.shared.drain_step().await else { continue };
+            let error = match self.shared.drain_step().await {
+                Err(error) => error,
+                Ok(_) if spool.is_drained_to(tail) || Instant::now() < deadline => continue,
+                Ok(_) => Error::new(ErrorKind::Busy, "there is more than was drained in time"),
+            };
             let delay = delays.next().filter(|delay| Instant::now() + *delay < deadline);
             match delay.filter(|_| error.kind() != ErrorKind::Closed) {
                 Some(delay) => sleep(delay).await,
@@ -194,16 +205,21 @@ impl<B: StorageBackend + 'static> Spooled<B> {
         // The store may have refused before it had a look.
         validate_batch(records)
             .map_err(|error| error.with_backend(self.name()).with_operation("write_batch"))?;
-        match self.shared.spool.push(records).await {
-            Ok(()) => {
-                self.shared.filled.notify_one();
-                Ok(())
-            }
-            Err(error) => {
-                tracing::warn!(target: "storage", %error, "the spool does not take a batch");
-                Err(refused.unwrap_or(error.with_backend(self.name())))
-            }
-        }
+        let Shared { inner, spool, .. } = &*self.shared;
+        let Err(error) = spool.push(records).await else { return Ok(()) };
+        tracing::warn!(target: "storage", %error, "the spool does not take a batch");
+        let may_be_there = error.outcome() == Outcome::Unknown;
+        let error = match refused {
+            Some(refused) => refused,
+            // A spool that cannot even remove what was drained must not keep the store from what comes.
+            None if spool.is_drained() => match inner.write_batch(records).await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            None => error.with_backend(inner.name()),
+        };
+        // What is there is drained, whatever the store said.
+        Err(if may_be_there { error.with_outcome(Outcome::Unknown) } else { error })
     }
 
     fn check_open(&self, operation: &'static str) -> Result<()> {
@@ -217,31 +233,66 @@ impl<B: StorageBackend + 'static> Spooled<B> {
 }
 
 impl<B: StorageBackend + 'static> Shared<B> {
-    fn drain_step(&self) -> impl Future<Output = Result<usize>> + Send {
-        self.spool.drain_step(DRAIN_RECORDS_MAX, move |records| async move {
-            write_caught(&self.inner, &records).await
+    async fn drain_step(self: &Arc<Self>) -> Result<usize> {
+        let shared = Arc::clone(self);
+        apart(async move {
+            let inner = &shared.inner;
+            let write = |records: Vec<_>| async move { write_caught(inner, &records).await };
+            shared.spool.drain_step(DRAIN_RECORDS_MAX, write).await
+        })
+        .await
+    }
+
+    /// Removes from the spool what was drained. What fails otherwise is the operation, which was not done.
+    async fn remove_drained(&self, operation: &'static str) -> Result<()> {
+        if self.spool.is_empty() {
+            return Ok(());
+        }
+        let spool = self.spool.clone();
+        apart(async move { spool.remove_drained().await }).await.map_err(|error| {
+            Error::new(error.kind(), "what was drained cannot be removed from the spool")
+                .with_retryable(error.is_retryable())
+                .with_backend(self.inner.name())
+                .with_operation(operation)
+                .with_source(error)
         })
     }
 
     async fn drain_for_ever(self: Arc<Self>) {
         let mut delays = self.retry.delays();
         while !self.closed.load(Ordering::Acquire) {
+            // Before the look, which another handle's push must not pass.
+            let pushed = self.spool.pushed();
             if self.spool.is_empty() {
-                delays = self.retry.delays();
-                self.filled.notified().await;
+                pushed.await;
                 continue;
             }
-            if let Err(error) = self.drain_step().await {
-                tracing::debug!(target: "storage", %error, "the spool cannot be drained");
-                sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+            match self.drain_step().await {
+                Ok(_) => delays = self.retry.delays(),
+                Err(error) => {
+                    tracing::debug!(target: "storage", %error, "the spool cannot be drained");
+                    sleep(delays.next().unwrap_or(Duration::from_secs(5))).await;
+                }
             }
         }
     }
 }
 
+/// Runs a step in a task of its own: a caller that is dropped breaks nothing off, and one that is not
+/// polled keeps no turn from others. A spool that panics is one that fails.
+async fn apart<T: Send + 'static>(
+    step: impl Future<Output = Result<T>> + Send + 'static,
+) -> Result<T> {
+    tokio::spawn(step).await.unwrap_or_else(|error| {
+        Err(Error::new(ErrorKind::Internal, "the spool broke off").with_source(error))
+    })
+}
+
 /// Whether a store that says this may take the same batch later.
 fn is_passing(error: &Error) -> bool {
-    error.is_retryable() || matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::Io)
+    use ErrorKind::{Busy, Io, StorageFull, Timeout, Unavailable};
+    // The kind as well: a `Retry` below that has given up says no longer that it is worth trying.
+    error.is_retryable() || matches!(error.kind(), Unavailable | Busy | Timeout | StorageFull | Io)
 }
 
 #[async_trait]
@@ -280,8 +331,9 @@ impl<B: StorageBackend + 'static> StorageBackend for Spooled<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        // Otherwise what is drained later would bring back what was pruned.
+        // Otherwise what is drained later, or again after a crash, would bring back what was pruned.
         self.settle("prune_before").await?;
+        self.shared.remove_drained("prune_before").await?;
         self.shared.inner.prune_before(cutoff).await
     }
 
@@ -347,20 +399,28 @@ impl<B: StorageBackend + 'static> StorageBackend for Spooled<B> {
 
     async fn health(&self) -> Health {
         let health = self.shared.inner.health().await;
-        let backlog = self.shared.spool.backlog();
-        if health.status != HealthStatus::Healthy || backlog.records == 0 {
+        let spool = &self.shared.spool;
+        if health.status != HealthStatus::Healthy || spool.is_empty() {
             return health;
         }
-        let age = backlog.oldest_age.unwrap_or_default().as_secs();
-        let message =
-            format!("{} records wait in the spool, the oldest for {age} s", backlog.records);
+        let SpoolBacklog { records, oldest_age, .. } = spool.backlog();
+        let message = match oldest_age {
+            Some(age) => {
+                format!("{records} records wait in the spool, the oldest for {} s", age.as_secs())
+            }
+            None => "what was drained is not removed from the spool yet".to_owned(),
+        };
         Health { status: HealthStatus::Degraded, message }
     }
 
     async fn close(&self) -> Result<()> {
         // What cannot be drained stays in the spool for the next handle: it was acknowledged as
         // durable as the spool is.
-        if let Err(error) = self.settle("close").await {
+        let drained = match self.settle("close").await {
+            Ok(()) => self.shared.remove_drained("close").await,
+            error => error,
+        };
+        if let Err(error) = drained {
             tracing::warn!(target: "storage", %error, "batches stay in the spool");
         }
         let closed = self.shared.inner.close().await;

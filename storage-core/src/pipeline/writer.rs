@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use super::buffer::Batch;
 use super::spool::Spool;
 use super::state::{Refused, Shared};
+use crate::deadline::after;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::layers::Delays;
 use crate::metrics::{MetricRecord, StorageBackend};
@@ -59,7 +60,7 @@ impl Writer {
     /// Stores a batch, however long it takes; or moves it into the spool.
     async fn write(&self, batch: Batch) {
         let mut delays = self.delays();
-        let spool_at = Instant::now() + self.shared.options.spool_after;
+        let spool_at = after(Instant::now(), self.shared.options.spool_after);
         let mut spool_refuses_until = None;
         // What rang while everything went through the spool anyway is answered.
         let _ = self.shared.overflow.notified().now_or_never();
@@ -193,11 +194,13 @@ impl Writer {
     async fn drain(&self, spool: &Spool, is_feeding: &AtomicBool) {
         let mut delays = self.delays();
         loop {
+            // Before the look, which a push must not pass.
+            let pushed = spool.pushed();
             if spool.is_empty() {
                 if !is_feeding.load(Ordering::Relaxed) {
                     return;
                 }
-                spool.pushed().await;
+                pushed.await;
                 continue;
             }
             match self.drain_step(spool).await {
@@ -220,7 +223,10 @@ impl Writer {
                 Err(error)
             }
         };
-        let step = spool.drain_step(self.shared.options.write_records_max, write).await;
+        let step = spool.drain_step(self.shared.options.write_records_max, write);
+        let step = AssertUnwindSafe(step).catch_unwind().await.unwrap_or_else(|_panic| {
+            Err(Error::new(ErrorKind::Internal, "the spool panicked").with_operation("drain_step"))
+        });
         if let Err(error) = step.as_ref()
             && !store_failed.load(Ordering::Relaxed)
         {

@@ -219,6 +219,22 @@ async fn a_spool_that_broke_does_not_keep_anything_from_the_store() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_spool_that_panics_is_one_that_fails() {
+    let store = refusing();
+    let spool = Spool::open(Arc::new(Panicking::new(3)), SpoolLimits::default());
+    let (sender, source) = channel(4);
+    let actor = actor_on(&store).source(source).spool(spool.await.unwrap()).start().unwrap();
+    store.control().on();
+    sender.send(records(0..1000)).await.unwrap();
+    eventually("it is spooled", async || actor.counters().sources[0].spooled == 1000).await;
+    sleep(seconds(30)).await;
+    store.control().off();
+    drop(sender);
+    timeout(seconds(600), actor.drained()).await.unwrap();
+    assert_eq!((stored(&store).await, end(&actor).await.drained), (1000, 1000));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_spool_that_hangs_does_not_keep_the_batch_from_the_store() {
     let (store, spool_store) = (refusing(), hanging());
     let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default());
@@ -250,4 +266,29 @@ async fn the_age_of_a_record_goes_with_it_into_the_spool() {
     drop(sender);
     actor.drained().await;
     end(&actor).await;
+}
+
+/// The longest time there is stands for never.
+#[tokio::test(start_paused = true)]
+async fn what_is_never_due_holds_up_nothing() {
+    let store = refusing();
+    let (sender, source) = channel(4);
+    let options = ActorOptions::default()
+        .with_flush_interval(Duration::MAX)
+        .with_spool_after(Duration::MAX)
+        .with_write_timeout(Duration::MAX);
+    let actor =
+        actor_on(&store).source(source).spool(spool().await).options(options).start().unwrap();
+    sender.send(records(0..10)).await.unwrap();
+    actor.flush().await.unwrap();
+    assert_eq!(stored(&store).await, 10);
+    store.control().on();
+    sender.send(records(10..20)).await.unwrap();
+    drop(sender);
+    sleep(seconds(60)).await;
+    assert_eq!(actor.counters().sources[0].held, 10, "nothing is spooled");
+    store.control().off();
+    eventually("all is stored", async || stored(&store).await == 20).await;
+    let report = actor.shutdown(Duration::MAX).await;
+    assert!(report.is_complete(), "{report:?}");
 }

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use storage_core::layers::{Fault, FaultPlan, Faulty, Operation};
+use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{Spool, SpoolLimits};
 use storage_core::{ErrorKind, InMemory, MetricRecord, Outcome, StorageBackend};
 
@@ -62,7 +63,7 @@ async fn what_is_pushed_and_popped_survives_opening_again() {
         });
         assert_eq!(step.await.unwrap(), 10);
         // Removed are many at once; here it is made to be one.
-        let cutoff = storage_core::metrics::time::from_ms(round as i64 + 1);
+        let cutoff = from_ms(round as i64 + 1);
         store.prune_before(cutoff).await.unwrap();
     }
 }
@@ -300,5 +301,48 @@ async fn a_batch_in_doubt_and_the_next_one_come_out_whole() {
         let found = drain(&spool, 100).await.concat();
         let expected = if fault == Fault::LostReply { in_doubt } else { Vec::new() };
         assert_eq!(found, [expected, records(5..8)].concat(), "{fault:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_in_doubt_counts_until_it_is_known_not_to_be_there() {
+    for (fault, left) in [(Fault::LostReply, 5), (Fault::LostRequest, 0)] {
+        let faulty = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+        let spool = Spool::open(as_dyn(&faulty), SpoolLimits::default()).await.unwrap();
+        faulty.control().inject(Operation::WriteBatch, fault);
+        assert!(spool.push(&records(0..10)).await.is_err());
+        spool.push(&records(10..15)).await.unwrap();
+        assert_eq!(spool.backlog().records, 15);
+        spool.drain_step(5, async |_| Ok(())).await.unwrap();
+        assert_eq!(spool.backlog().records, left);
+        drain(&spool, 5).await;
+        assert_eq!((spool.backlog().records, spool.backlog().bytes), (0, 0));
+    }
+}
+
+/// A prune need not be done in one: the end of a batch that was drained is still there.
+#[tokio::test]
+async fn a_removal_that_was_killed_leaves_a_spool_that_can_be_drained() {
+    let large = |number| record(number).with_metadata(serde_json::json!("x".repeat(40_000)));
+    for (removed, bytes_left) in [(0, false), (1, false), (2, false), (2, true), (3, true)] {
+        let store: Arc<dyn StorageBackend> = Arc::new(InMemory::new());
+        let spool = Spool::open(Arc::clone(&store), SpoolLimits::default()).await.unwrap();
+        let batch: Vec<_> = (0..4).map(large).collect();
+        spool.push(&batch).await.unwrap();
+        assert!((150_000..180_000).contains(&spool.backlog().bytes), "three chunks");
+        spool.push(&records(5..8)).await.unwrap();
+        store.prune_before(from_ms(removed)).await.unwrap();
+        if bytes_left {
+            // One series is pruned before the other.
+            store
+                .write_batch(&[MetricRecord::new("spool", from_ms(0), "bytes", 60_000.0)])
+                .await
+                .unwrap();
+        }
+        let again = Spool::open(Arc::clone(&store), SpoolLimits::default()).await.unwrap();
+        let expected = if removed == 0 { [batch, records(5..8)].concat() } else { records(5..8) };
+        assert_eq!(again.backlog().records, expected.len() as u64);
+        assert_eq!(drain(&again, 100).await.concat(), expected, "{removed} of three are gone");
+        assert_eq!(store.stats().await.unwrap().total_metrics, 0);
     }
 }

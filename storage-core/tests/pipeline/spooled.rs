@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
-use storage_core::layers::{FaultPlan, Faulty, Operation};
+use storage_core::Outcome::{NotApplied, Unknown};
+use storage_core::layers::{Fault, FaultPlan, Faulty, Operation, standard_stack};
 use storage_core::metrics::time::from_ms;
 use storage_core::pipeline::{Spool, SpoolLimits, Spooled, SpooledReads};
 use storage_core::{
     Error, ErrorKind, HealthStatus, InMemory, MetricRecord, SeriesFilter, StorageBackend, TimeRange,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::support::*;
 
@@ -180,6 +182,18 @@ async fn a_store_without_space_is_away_for_a_while() {
     assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
 }
 
+/// What was repeated in vain is no longer worth repeating at once, and may still work later.
+#[tokio::test(start_paused = true)]
+async fn a_store_behind_retries_is_away_for_a_while() {
+    let faulty = Faulty::new(InMemory::new(), FaultPlan::new(1).with_refused(1.0));
+    let control = faulty.control();
+    let store = Spooled::new(standard_stack(faulty), spool().await);
+    store.write_batch(&records(0..10)).await.unwrap();
+    assert_eq!(store.spool().backlog().records, 10);
+    control.off();
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
+}
+
 #[tokio::test(start_paused = true)]
 async fn closing_drains_what_it_can() {
     let (main, queue) = (InMemory::open("spooled-closing"), spool().await);
@@ -222,5 +236,176 @@ async fn answers_wait_for_what_was_acknowledged() {
     let store = store.with_reads(SpooledReads::Stored);
     store.inner().control().on();
     store.write_batch(&records(10..20)).await.unwrap();
+    assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
+}
+
+/// A disk that fails: the spool keeps what was drained, and takes nothing. The store works.
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_broke_keeps_nothing_from_the_store() {
+    for push in [Fault::Refused, Fault::LostRequest, Fault::LostReply] {
+        let plan = FaultPlan::new(1).with_refused(1.0);
+        let plan = plan.only(&[Operation::WriteBatch, Operation::PruneBefore]);
+        let spool_store = Arc::new(Faulty::new(InMemory::new(), plan));
+        spool_store.control().off();
+        let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default()).await.unwrap();
+        let faulty = Faulty::new(InMemory::new(), FaultPlan::new(1).with_refused(1.0));
+        let store = Spooled::new(faulty, spool);
+        store.write_batch(&records(0..10)).await.unwrap();
+        spool_store.control().inject(Operation::WriteBatch, push);
+        spool_store.control().on();
+        store.write_batch(&records(10..20)).await.unwrap_err();
+        store.inner().control().off();
+        eventually("it is drained", async || store.spool().backlog().oldest_age.is_none()).await;
+        for tick in 2..5 {
+            store.write_batch(&records(tick * 10..tick * 10 + 10)).await.unwrap();
+            assert_eq!(behind(&store).await, stored_of(push, tick as u64 * 10 + 10));
+        }
+        let started = Instant::now();
+        assert_eq!(store.stats().await.unwrap().total_metrics, stored_of(push, 50));
+        assert_eq!(started.elapsed(), seconds(0));
+        assert_eq!(store.health().await.status, HealthStatus::Degraded);
+        // After a crash it would come back.
+        let error = store.prune_before(from_ms(5)).await.unwrap_err();
+        assert_eq!((error.operation(), error.outcome()), (Some("prune_before"), NotApplied));
+        assert_eq!(behind(&store).await, stored_of(push, 50));
+        spool_store.control().off();
+        eventually("it is removed", async || store.spool().is_empty()).await;
+        assert_eq!(store.prune_before(from_ms(5)).await.unwrap(), 5);
+        assert_eq!(store.health().await.status, HealthStatus::Healthy);
+    }
+}
+
+/// Of so many records, ten came with a push that failed.
+fn stored_of(push: Fault, all: u64) -> u64 {
+    if push == Fault::LostReply { all } else { all - 10 }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_may_be_in_the_spool_is_in_doubt() {
+    for (push, outcome) in [(Fault::Refused, NotApplied), (Fault::LostReply, Unknown)] {
+        let spool_store = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+        let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default()).await.unwrap();
+        let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool);
+        store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+        spool_store.control().inject(Operation::WriteBatch, push);
+        let error = store.write_batch(&records(0..10)).await.unwrap_err();
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Unavailable, outcome));
+        eventually("it is drained", async || store.spool().is_empty()).await;
+        assert_eq!(behind(&store).await, if outcome == Unknown { 10 } else { 0 });
+    }
+}
+
+/// A prune during which the spool is filled again: what it removed is not drained once more.
+#[tokio::test(start_paused = true)]
+async fn a_crash_brings_nothing_back_that_was_pruned() {
+    let names = ["spooled-crash-main", "spooled-crash-queue"];
+    let [main, queue] = names.map(InMemory::open);
+    let queue = Arc::new(queue);
+    let spool = Spool::open(as_dyn(&queue), SpoolLimits::default()).await.unwrap();
+    let faulty = Faulty::new(main, FaultPlan::new(1));
+    let control = faulty.control();
+    let store = Arc::new(Spooled::new(faulty, spool));
+    control.inject(Operation::WriteBatch, Fault::Refused);
+    control.inject(Operation::WriteBatch, Fault::SlowBefore(seconds(1)));
+    // As many as are drained at once.
+    store.write_batch(&records(0..10_000)).await.unwrap();
+    let pruning = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.prune_before(from_ms(10_000)).await }
+    });
+    eventually("it is being drained", async || control.counts().slow == 1).await;
+    (0..1000).for_each(|_| control.inject(Operation::WriteBatch, Fault::Refused));
+    store.write_batch(&records(20_000..20_001)).await.unwrap();
+    assert_eq!(pruning.await.unwrap().unwrap(), 10_000);
+    assert!(!store.spool().is_empty());
+    // The process is gone, and another one takes over.
+    let spool = Spool::open(queue, SpoolLimits::default()).await.unwrap();
+    let next = Spooled::new(InMemory::open(names[0]), spool);
+    assert_eq!(values(&next).await, [20_000]);
+    for name in names {
+        InMemory::forget(name);
+    }
+}
+
+/// Turns taken at the same moment are no batches that wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_at_once_do_not_spool_what_a_sound_store_takes() {
+    let spool_store = Arc::new(Faulty::new(InMemory::new(), FaultPlan::new(1)));
+    let spool = Spool::open(as_dyn(&spool_store), SpoolLimits::default()).await.unwrap();
+    let store = Arc::new(Spooled::new(InMemory::new(), spool));
+    let before = spool_store.control().counts().calls;
+    let writers = (0..8).map(|_| {
+        let store = Arc::clone(&store);
+        tokio::spawn(async move {
+            for number in 0..10_000 {
+                store.write_batch(&[record(number)]).await.unwrap();
+            }
+        })
+    });
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await.unwrap();
+    }
+    assert_eq!(spool_store.control().counts().calls, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_that_is_not_polled_holds_up_no_other() {
+    let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool().await);
+    store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+    store.inner().control().inject(Operation::WriteBatch, Fault::SlowBefore(seconds(1)));
+    store.write_batch(&records(0..10)).await.unwrap();
+    let mut parked = store.stats();
+    assert!(futures_util::poll!(&mut parked).is_pending());
+    assert_eq!(timeout(seconds(60), values(&store)).await.unwrap().len(), 10);
+    assert_eq!(parked.await.unwrap().total_metrics, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_store_is_not_waited_for_any_longer_than_one_that_fails() {
+    let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool().await);
+    store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+    for _ in 0..20 {
+        store.inner().control().inject(Operation::WriteBatch, Fault::SlowBefore(seconds(1)));
+    }
+    for step in 0..20 {
+        // As many as are drained at once.
+        let batch = records(step * 10_000..step * 10_000 + 10_000);
+        store.write_batch(&batch).await.unwrap();
+    }
+    let started = Instant::now();
+    let error = store.stats().await.unwrap_err();
+    assert_eq!((error.kind(), error.is_retryable()), (ErrorKind::Busy, true));
+    assert!((seconds(5)..=seconds(7)).contains(&started.elapsed()), "{:?}", started.elapsed());
+    let store = store.with_wait_max(Duration::MAX);
+    assert_eq!(store.stats().await.unwrap().total_metrics, 200_000);
+}
+
+/// Whoever pushed is gone, and nobody asks the other.
+#[tokio::test(start_paused = true)]
+async fn what_one_handle_leaves_another_drains() {
+    let (name, spool) = ("spooled-two-handles", spool().await);
+    let refusing = FaultPlan::new(1).with_refused(1.0);
+    let filling = Spooled::new(Faulty::new(InMemory::open(name), refusing), spool.clone());
+    let control = filling.inner().control();
+    // It waits for a batch before the other one does.
+    tokio::task::yield_now().await;
+    let waiting = Spooled::new(InMemory::open(name), spool.clone());
+    tokio::task::yield_now().await;
+    filling.write_batch(&records(0..10)).await.unwrap();
+    eventually("it has tried", async || control.counts().refused > 1 || spool.is_empty()).await;
+    drop(filling);
+    eventually("it is drained", async || spool.is_empty()).await;
+    assert_eq!(values(&InMemory::open(name)).await, (0..10).collect::<Vec<_>>());
+    drop(waiting);
+    InMemory::forget(name);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_panics_is_one_that_fails() {
+    let spool = Spool::open(Arc::new(Panicking::new(3)), SpoolLimits::default()).await.unwrap();
+    let store = Spooled::new(Faulty::new(InMemory::new(), FaultPlan::new(1)), spool);
+    store.inner().control().inject(Operation::WriteBatch, Fault::Refused);
+    store.write_batch(&records(0..10)).await.unwrap();
+    eventually("it is drained", async || store.spool().is_empty()).await;
     assert_eq!(values(&store).await, (0..10).collect::<Vec<_>>());
 }

@@ -1,6 +1,7 @@
 //! What the tests share: records, stores that can be switched off, and the sum of all counters.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -60,6 +61,45 @@ impl StorageBackend for Ruled {
         self.inner.aggregate(s, m, range).await
     }
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
+        self.inner.prune_before(cutoff).await
+    }
+    async fn stats(&self) -> Result<StorageStats> {
+        self.inner.stats().await
+    }
+}
+
+/// A store that panics so often when it is read, and when it is pruned.
+pub(crate) struct Panicking {
+    inner: InMemory,
+    reads: AtomicU32,
+    prunes: AtomicU32,
+}
+
+impl Panicking {
+    pub(crate) fn new(times: u32) -> Self {
+        Self { inner: InMemory::new(), reads: AtomicU32::new(times), prunes: AtomicU32::new(times) }
+    }
+}
+
+fn panic_if_left(times: &AtomicU32) {
+    let left = times.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    assert!(left.is_err(), "on purpose");
+}
+
+#[async_trait]
+impl StorageBackend for Panicking {
+    async fn write_batch(&self, records: &[MetricRecord]) -> Result<()> {
+        self.inner.write_batch(records).await
+    }
+    async fn query_range(&self, s: &str, m: &str, range: TimeRange) -> Result<Vec<MetricRecord>> {
+        panic_if_left(&self.reads);
+        self.inner.query_range(s, m, range).await
+    }
+    async fn aggregate(&self, s: &str, m: &str, range: TimeRange) -> Result<MetricAggregation> {
+        self.inner.aggregate(s, m, range).await
+    }
+    async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
+        panic_if_left(&self.prunes);
         self.inner.prune_before(cutoff).await
     }
     async fn stats(&self) -> Result<StorageStats> {

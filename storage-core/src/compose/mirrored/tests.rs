@@ -120,6 +120,71 @@ async fn a_repair_prunes_what_was_missed_and_reports_what_it_cannot_remove() {
     assert!(store.divergence().is_none());
 }
 
+/// A prune that failed on the primary, and that may have removed nothing, is done again on the secondary only
+/// by a repair that brings back what the primary kept.
+#[tokio::test]
+async fn a_repair_of_a_part_removes_nothing_that_the_primary_holds() {
+    let (store, primary, secondary) = mirror(MirrorPolicy::Degrade);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    primary.control().inject(Operation::PruneBefore, Fault::LostRequest);
+    store.prune_before(from_ms(4000)).await.unwrap_err();
+    let range = |start, end| TimeRange::new(from_ms(start), from_ms(end)).unwrap();
+    let web_1 = SeriesFilter::exact("web-1", "cpu").unwrap();
+    for part in [
+        CopyOptions::default().with_range(range(4000, 5000)),
+        CopyOptions::default().with_range(range(1, 5000)),
+        CopyOptions::default().with_range(range(0, 3999)),
+        CopyOptions::default().with_filter(web_1),
+        CopyOptions::default().with_dry_run(true),
+    ] {
+        let report = store.repair(&part).await.unwrap();
+        assert_eq!(report.samples_pruned, 0, "{part:?}");
+        assert!(verified(&store).await.is_same() && store.divergence().prunes_missed == 1);
+    }
+    let report = store.repair(&CopyOptions::default().with_range(range(0, 4000))).await.unwrap();
+    assert_eq!((report.samples_pruned, report.samples_repaired), (4, 4));
+    assert!(verified(&store).await.is_same() && store.divergence().is_none());
+
+    // Late samples in both, behind a prune that the secondary missed.
+    secondary.control().inject(Operation::PruneBefore, Fault::Refused);
+    store.prune_before(from_ms(2000)).await.unwrap();
+    store.write_batch(&batch(2.0)[1..2]).await.unwrap();
+    store.repair(&CopyOptions::default().with_range(range(2000, 5000))).await.unwrap();
+    assert_eq!((verified(&store).await.missing, store.divergence().prunes_missed), (0, 1));
+    store.repair(&CopyOptions::default().with_range(range(1000, 5000))).await.unwrap();
+    assert!(verified(&store).await.is_same() && store.divergence().is_none());
+}
+
+#[tokio::test]
+async fn a_dry_run_of_a_repair_changes_and_forgets_nothing() {
+    let (store, _, secondary) = mirror(MirrorPolicy::Degrade);
+    secondary.control().inject(Operation::WriteBatch, Fault::Refused);
+    store.write_batch(&batch(1.0)).await.unwrap();
+    let (known, found) = (store.divergence(), verified(&store).await);
+    let report = store.repair(&CopyOptions::default().with_dry_run(true)).await.unwrap();
+    assert_eq!((report.samples_repaired, found.missing), (5, 5));
+    assert_eq!((store.divergence(), verified(&store).await), (known, found));
+}
+
+#[tokio::test]
+async fn with_degrade_a_secondary_that_is_away_fails_neither_a_check_nor_the_end() {
+    for policy in [MirrorPolicy::Degrade, MirrorPolicy::Require] {
+        let (store, _, secondary) = mirror(policy);
+        secondary.control().inject(Operation::Check, Fault::Refused);
+        secondary.control().inject(Operation::Close, Fault::Refused);
+        let (checked, closed) = (store.check().await, store.close().await);
+        if policy == MirrorPolicy::Degrade {
+            let problems = checked.unwrap().problems;
+            assert!(problems.len() == 1 && problems[0].starts_with("secondary: "), "{problems:?}");
+            closed.unwrap();
+        } else {
+            for error in [checked.unwrap_err(), closed.unwrap_err()] {
+                assert_eq!(error.context("mirror"), Some("secondary"));
+            }
+        }
+    }
+}
+
 /// Writes of the same samples by many tasks, on a primary and a secondary that dawdle each in its
 /// own way: the last value is the same in both.
 #[tokio::test(start_paused = true)]

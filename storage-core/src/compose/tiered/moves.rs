@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::Tiers;
 use super::view::{Phase, View};
 use crate::control::Lease;
+use crate::deadline::after;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms};
 use crate::metrics::{SeriesFilter, StorageBackend, TimeRange};
@@ -37,7 +38,7 @@ impl std::fmt::Debug for Moving {
 impl Moving {
     /// Waits for its turn, and finishes what others left undone.
     pub(super) async fn begin(tiers: Arc<Tiers>) -> Result<Self> {
-        let deadline = Instant::now() + tiers.options.wait_max;
+        let deadline = after(Instant::now(), tiers.options.wait_max);
         let lease = tiers.control.acquire(deadline).await?;
         let view = tiers.control.view().await?;
         let mut moving = Self { tiers, lease, view };

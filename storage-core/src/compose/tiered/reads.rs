@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::view::Phase;
 use super::{Reading, Tiers, cold, overlay};
 use crate::control::look_again;
+use crate::deadline::after;
 use crate::error::Result;
 use crate::metrics::time::{END_MS, MIN_MS, floor_ms, from_ms, width_ms, window_start_ms};
 use crate::metrics::{
@@ -187,7 +188,7 @@ impl Reading<'_> {
         &mut self,
         filter: &SeriesFilter,
     ) -> Result<Vec<SeriesInfo>> {
-        let deadline = Instant::now() + self.tiers().options.wait_max;
+        let deadline = after(Instant::now(), self.tiers().options.wait_max);
         loop {
             while self.view.phase == Phase::Pruning {
                 self.view = self.store.wait_past(self.view, deadline).await?;
