@@ -43,15 +43,11 @@ pub(crate) async fn raw(url: &str) -> tokio_postgres::Client {
 pub(crate) async fn drop_schema(url: &str, schema: &str) {
     let sql = format!("SET lock_timeout = '20s'; DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
     let client = raw(url).await;
-    let patience = Duration::from_secs(20);
-    eventually(patience, "the schema is removed", async || {
-        match client.batch_execute(&sql).await {
-            Ok(()) => true,
-            Err(error) if is_failed_lookup(&error) => false,
-            Err(error) => panic!("{schema} cannot be removed: {error:?}"),
-        }
-    })
-    .await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = client.batch_execute(&sql).await {
+        let goes_on = is_failed_lookup(&error) && Instant::now() < deadline;
+        assert!(goes_on, "{schema} cannot be removed: {error:?}");
+    }
 }
 
 fn is_failed_lookup(error: &tokio_postgres::Error) -> bool {
