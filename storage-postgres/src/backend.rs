@@ -23,6 +23,7 @@ use crate::events::PostgresEvents;
 use crate::history::PostgresHistory;
 use crate::jobs::PostgresJobs;
 use crate::maintenance::{self, Prune, upkeep};
+use crate::read::SCAN_STEP_SAMPLES;
 use crate::store::Store;
 use crate::timescale::Tier;
 use crate::windows::Windows;
@@ -110,16 +111,17 @@ impl PostgresBackend {
             self.store.scan_series(&filter).await
         };
         let steps = stream::once(series).map_ok(move |series| {
-            let start = (series, 0, range.start_ms());
-            stream::try_unfold(start, move |(series, at, start_ms)| async move {
+            let start = (series, 0, range.start_ms(), SCAN_STEP_SAMPLES);
+            stream::try_unfold(start, move |(series, at, start_ms, limit)| async move {
                 if at >= series.len() || range.is_empty() {
                     return Ok(None);
                 }
-                let step = self.store.scan_step(&series[at..], start_ms, range).await?;
-                let next = (at + step.done, step.next_ms.unwrap_or(range.start_ms()));
+                let rest = &series[at..];
+                let (step, limit) = self.store.scan_step(rest, start_ms, range, limit).await?;
+                let (at, next_ms) = (at + step.done, step.next_ms.unwrap_or(range.start_ms()));
                 let found = step.found.into_iter();
                 let batches = stream::iter(found.map(|f| batches_of(f.series, f.samples)));
-                Ok::<_, Error>(Some((batches.flatten(), (series, next.0, next.1))))
+                Ok::<_, Error>(Some((batches.flatten(), (series, at, next_ms, limit))))
             })
         });
         Box::pin(steps.try_flatten().try_flatten())
