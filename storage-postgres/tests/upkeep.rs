@@ -14,9 +14,9 @@ use storage_postgres::PostgresBackend;
 #[path = "support/mod.rs"]
 mod support;
 
-use support::block_on;
 use support::proxy::{Proxy, Then};
-use support::server::shared_trial;
+use support::server::{Server, shared_trial, trial};
+use support::{block_on, eventually};
 
 /// 2026-01-01.
 const START_MS: i64 = 1_767_225_600_000;
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         shared_trial("a_lock_held_at_the_first_write_is_waited_for_once", held_at_first),
         shared_trial("partitions_that_cannot_be_made_ahead_cost_one_wait", ahead_in_vain),
         shared_trial("two_prunes_at_once_remove_everything_once", two_prunes),
+        trial("an_autovacuum_lets_go_of_what_is_pruned", false, autovacuum),
         shared_trial("compaction_frees_what_a_prune_has_just_removed", compaction_frees),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -152,6 +153,35 @@ fn two_prunes() -> Result<(), Failed> {
         }
         support::assert_sound(&one).await;
         support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// Autovacuum goes through a partition so slowly that it would hold it for half a minute.
+fn autovacuum() -> Result<(), Failed> {
+    let server = Server::start(&["autovacuum_naptime=1s"]);
+    block_on(async {
+        let schema = fresh_schema();
+        let store = PostgresBackend::open(support::options(&server.url, &schema)).await.unwrap();
+        store.write_batch(&batch(0..1)).await.unwrap();
+        let admin = support::raw(&server.url).await;
+        let slowly = format!(
+            "ALTER TABLE {schema}.samples_20260101
+             SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)"
+        );
+        admin.batch_execute(&slowly).await.unwrap();
+        store.write_batch(&batch(1..40_000)).await.unwrap();
+        let tidied = format!(
+            "SELECT count(*) FROM pg_stat_progress_vacuum
+             WHERE relid = '{schema}.samples_20260101'::regclass"
+        );
+        eventually(Duration::from_secs(60), "a partition is tidied", async || {
+            admin.query_one(&tidied, &[]).await.unwrap().get::<_, i64>(0) > 0
+        })
+        .await;
+        assert_eq!(store.prune_before(from_ms(START_MS + 86_400_000)).await.unwrap(), 40_000);
+        support::assert_sound(&store).await;
+        store.close().await.unwrap();
     });
     Ok(())
 }
