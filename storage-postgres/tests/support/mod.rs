@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use conformance_tests::Fixture;
 use storage_core::{HealthStatus, Result, StorageBackend, Store};
-use storage_postgres::{PostgresBackend, PostgresOptions, UseTimescale};
+use storage_postgres::{PostgresBackend, PostgresOptions, Tier, UseTimescale};
 use tokio_postgres::error::SqlState;
 
 /// The variable that names a server for the tests: `scripts/postgres with COMMAND` sets it.
@@ -85,16 +85,17 @@ pub(crate) async fn assert_sound(store: &dyn StorageBackend) {
 pub(crate) struct Postgres {
     name: &'static str,
     variable: &'static str,
-    use_timescale: UseTimescale,
+    /// What the store must use, so that no run proves less than it says.
+    tier: Tier,
 }
 
 impl Postgres {
     pub(crate) fn plain(name: &'static str) -> Self {
-        Self { name, variable: URL, use_timescale: UseTimescale::Off }
+        Self { name, variable: URL, tier: Tier::Plain }
     }
 
-    pub(crate) fn timescale(name: &'static str, variable: &'static str) -> Self {
-        Self { name, variable, use_timescale: UseTimescale::Auto }
+    pub(crate) fn timescale(name: &'static str, variable: &'static str, tier: Tier) -> Self {
+        Self { name, variable, tier }
     }
 
     fn url(&self) -> String {
@@ -113,8 +114,13 @@ impl Fixture for Postgres {
     }
 
     async fn open_store(&self, location: &str) -> Result<Store> {
-        let options = options(&self.url(), location).use_timescale(self.use_timescale);
-        Ok(PostgresBackend::open(options).await?.into())
+        let has_timescale = self.tier != Tier::Plain;
+        let used = if has_timescale { UseTimescale::Auto } else { UseTimescale::Off };
+        let options = options(&self.url(), location).use_timescale(used);
+        let store = PostgresBackend::open(options).await?;
+        assert_eq!(store.uses_timescale(), has_timescale);
+        assert!(!has_timescale || store.tier() == self.tier, "{:?}", store.tier());
+        Ok(store.into())
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {
