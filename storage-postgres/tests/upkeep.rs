@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         shared_trial("a_prune_that_stalls_ends_and_writes_go_on", stalled_prune),
         shared_trial("a_lock_held_at_the_first_write_is_waited_for_once", held_at_first),
         shared_trial("partitions_that_cannot_be_made_ahead_cost_one_wait", ahead_in_vain),
+        shared_trial("partitions_are_made_ahead", made_ahead),
         shared_trial("two_prunes_at_once_remove_everything_once", two_prunes),
         trial("an_autovacuum_lets_go_of_what_is_pruned", false, autovacuum),
         shared_trial("compaction_frees_what_a_prune_has_just_removed", compaction_frees),
@@ -132,6 +133,32 @@ fn ahead_in_vain() -> Result<(), Failed> {
         assert_eq!(connections().await, before);
         holder.batch_execute("ROLLBACK").await.unwrap();
         assert_eq!(store.stats().await.unwrap().total_metrics, 60);
+        store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// Today and three days more, once something was written.
+fn made_ahead() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let options = support::options(&url, &schema).partitions_ahead(3);
+        let store = PostgresBackend::open(options).await.unwrap();
+        let admin = support::raw(&url).await;
+        let days = format!(
+            "SELECT array_agg((low AT TIME ZONE 'UTC')::date
+                 - (now() AT TIME ZONE 'UTC')::date ORDER BY low)
+             FROM {schema}.partitions WHERE high > now() AND high - low = interval '1 day'"
+        );
+        // Written again: midnight may come in between.
+        eventually(Duration::from_secs(30), "partitions are made", async || {
+            let record = MetricRecord::new("a", chrono::Utc::now(), "m", 1.0);
+            store.write_batch(&[record]).await.unwrap();
+            let found = admin.query_one(&days, &[]).await.unwrap();
+            found.get::<_, Option<Vec<i32>>>(0).is_some_and(|days| days == [0, 1, 2, 3])
+        })
+        .await;
         store.close().await.unwrap();
         support::drop_schema(&url, &schema).await;
     });
