@@ -27,10 +27,8 @@ mod support;
 
 use support::proxy::{Proxy, Then};
 use support::server::{Server, shared_trial, trial};
-use support::{block_on, eventually};
+use support::{block_on, eventually, start_ms};
 
-/// 2026-01-01, and a day.
-const START_MS: i64 = 1_767_225_600_000;
 const DAY_MS: i64 = 86_400_000;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -103,7 +101,7 @@ impl Fresh {
 
 /// Samples `number * len ..` of a series, a minute apart, over several days.
 fn batch(number: i64, len: i64) -> Vec<MetricRecord> {
-    let ms = |index| START_MS + (number * len + index) * 60_000;
+    let ms = |index| start_ms() + (number * len + index) * 60_000;
     (0..len)
         .map(|i| MetricRecord::new("a", from_ms(ms(i)), "m", (number * len + i) as f64))
         .collect()
@@ -112,7 +110,7 @@ fn batch(number: i64, len: i64) -> Vec<MetricRecord> {
 async fn assert_holds(store: &dyn StorageBackend, samples: i64) {
     let found = store.query_range("a", "m", TimeRange::all()).await.unwrap();
     let right = found.iter().zip(0..).all(|(record, index)| {
-        record.value == index as f64 && record.timestamp == from_ms(START_MS + index * 60_000)
+        record.value == index as f64 && record.timestamp == from_ms(start_ms() + index * 60_000)
     });
     assert!(right && found.len() as i64 == samples, "{} of {samples}", found.len());
     assert_eq!(store.stats().await.unwrap().total_metrics as i64, samples);
@@ -129,7 +127,7 @@ fn killed_mid_copy() -> Result<(), Failed> {
         let hold = format!(
             "BEGIN; INSERT INTO {}.samples SELECT id, to_timestamp({}), 0 FROM {}.series",
             fresh.schema,
-            (START_MS + 15 * 60_000) / 1000,
+            (start_ms() + 15 * 60_000) / 1000,
             fresh.schema
         );
         holder.batch_execute(&hold).await.unwrap();
@@ -302,7 +300,7 @@ fn held_lock() -> Result<(), Failed> {
         let holder = support::raw(&fresh.url).await;
         let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", fresh.schema);
         holder.batch_execute(&lock).await.unwrap();
-        let cutoff = from_ms(START_MS + DAY_MS);
+        let cutoff = from_ms(start_ms() + DAY_MS);
         let query = store.query_range("a", "m", TimeRange::all()).await.map(drop);
         let written = store.write_batch(&batch(1, 10)).await;
         let pruned = store.prune_before(cutoff).await.map(drop);

@@ -16,10 +16,7 @@ mod support;
 
 use support::proxy::{Proxy, Then};
 use support::server::{Server, shared_trial, trial};
-use support::{block_on, eventually};
-
-/// 2026-01-01.
-const START_MS: i64 = 1_767_225_600_000;
+use support::{block_on, eventually, start_ms};
 
 fn main() -> ExitCode {
     let trials = vec![
@@ -39,7 +36,7 @@ fn fresh_schema() -> String {
 }
 
 fn batch(range: std::ops::Range<i64>) -> Vec<MetricRecord> {
-    let record = |second| MetricRecord::new("a", from_ms(START_MS + second * 1000), "m", 1.0);
+    let record = |second| MetricRecord::new("a", from_ms(start_ms() + second * 1000), "m", 1.0);
     range.map(record).collect()
 }
 
@@ -58,7 +55,7 @@ fn stalled_prune() -> Result<(), Failed> {
         store.write_batch(&batch(0..1000)).await.unwrap();
         // Past what connecting takes, in front of the end.
         proxy.strike_after(4_000, Then::Stall);
-        let cutoff = from_ms(START_MS + 500_000);
+        let cutoff = from_ms(start_ms() + 500_000);
         let pruned = tokio::time::timeout(Duration::from_secs(20), store.prune_before(cutoff));
         let error = pruned.await.expect("the prune ends").unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error:#}");
@@ -173,7 +170,8 @@ fn two_prunes() -> Result<(), Failed> {
         let (one, other) = (open().await, open().await);
         for _ in 0..5 {
             one.write_batch(&batch(0..86_400)).await.unwrap();
-            let (part, whole) = (from_ms(START_MS + 43_200_000), from_ms(START_MS + 86_400_000));
+            let (part, whole) =
+                (from_ms(start_ms() + 43_200_000), from_ms(start_ms() + 86_400_000));
             let (part, whole) = tokio::join!(one.prune_before(part), other.prune_before(whole));
             assert_eq!(part.unwrap() + whole.unwrap(), 86_400);
             assert_eq!(one.stats().await.unwrap().total_metrics, 0);
@@ -192,21 +190,23 @@ fn autovacuum() -> Result<(), Failed> {
         let store = PostgresBackend::open(support::options(&server.url, &schema)).await.unwrap();
         store.write_batch(&batch(0..1)).await.unwrap();
         let admin = support::raw(&server.url).await;
+        let day = from_ms(start_ms()).format("%Y%m%d");
+        let partition = format!("{schema}.samples_{day}");
         let slowly = format!(
-            "ALTER TABLE {schema}.samples_20260101
+            "ALTER TABLE {partition}
              SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)"
         );
         admin.batch_execute(&slowly).await.unwrap();
         store.write_batch(&batch(1..40_000)).await.unwrap();
         let tidied = format!(
             "SELECT count(*) FROM pg_stat_progress_vacuum
-             WHERE relid = '{schema}.samples_20260101'::regclass"
+             WHERE relid = '{partition}'::regclass"
         );
         eventually(Duration::from_secs(60), "a partition is tidied", async || {
             admin.query_one(&tidied, &[]).await.unwrap().get::<_, i64>(0) > 0
         })
         .await;
-        assert_eq!(store.prune_before(from_ms(START_MS + 86_400_000)).await.unwrap(), 40_000);
+        assert_eq!(store.prune_before(from_ms(start_ms() + 86_400_000)).await.unwrap(), 40_000);
         support::assert_sound(&store).await;
         store.close().await.unwrap();
     });
@@ -220,7 +220,7 @@ fn compaction_frees() -> Result<(), Failed> {
         let (url, schema) = (support::url().unwrap(), fresh_schema());
         let store = PostgresBackend::open(support::options(&url, &schema)).await.unwrap();
         store.write_batch(&batch(0..20_000)).await.unwrap();
-        assert_eq!(store.prune_before(from_ms(START_MS + 10_000_000)).await.unwrap(), 10_000);
+        assert_eq!(store.prune_before(from_ms(start_ms() + 10_000_000)).await.unwrap(), 10_000);
         store.compact().await.unwrap();
         // Below zero until a table is vacuumed for the first time.
         let untouched = format!(

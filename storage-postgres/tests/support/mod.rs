@@ -5,7 +5,7 @@
 pub(crate) mod proxy;
 pub(crate) mod server;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -27,6 +27,16 @@ pub(crate) fn url() -> Option<String> {
 pub(crate) fn options(url: &str, schema: &str) -> PostgresOptions {
     let options = PostgresOptions::from_url(url).unwrap();
     options.schema(schema).unwrap().pool_size(3).partitions_ahead(1)
+}
+
+/// Midnight 30 days before the tests began: near enough to now for partitions of a day each.
+pub(crate) fn start_ms() -> i64 {
+    const DAY_MS: i64 = 86_400_000;
+    static START_MS: OnceLock<i64> = OnceLock::new();
+    *START_MS.get_or_init(|| {
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        now_ms - now_ms.rem_euclid(DAY_MS) - 30 * DAY_MS
+    })
 }
 
 /// Connects to the server without the library.
