@@ -100,7 +100,9 @@ impl<'a> Prune<'a> {
         let straddling = "SELECT name::text, coalesce(pg_relation_size(to_regclass(name::text)), 0)
                 / current_setting('block_size')::bigint
             FROM partitions WHERE low < $1 AND high > $1";
-        let rows = self.connection.query(straddling, &[&self.cutoff]).await.map_err(from_pg)?;
+        let parameters: [&(dyn ToSql + Sync); 1] = [&self.cutoff];
+        let asked = self.connection.query(straddling, &parameters);
+        let rows = self.store.server.in_time(async { asked.await.map_err(from_pg) }).await?;
         for row in rows {
             let name: String = row.try_get(0).map_err(from_pg)?;
             let pages: i64 = row.try_get(1).map_err(from_pg)?;
@@ -133,7 +135,8 @@ impl<'a> Prune<'a> {
     /// one who has waited as long as the `deadlock_timeout` of the server: longer than a drop may wait
     /// in front of readers. This waits beside them and writers.
     async fn await_vacuum(&self, deadline: Instant) -> Result<()> {
-        let names = self.due().await?;
+        let (server, connection) = (&self.store.server, &self.connection);
+        let names = server.in_time(self.due()).await?;
         if names.is_empty() {
             return Ok(());
         }
@@ -145,7 +148,6 @@ impl<'a> Prune<'a> {
             self.store.options.upkeep_timeout().as_millis(),
             names.join(", ")
         );
-        let (server, connection) = (&self.store.server, &self.connection);
         let waited = async { connection.batch_execute(&wait).await.map_err(from_pg) };
         match server.in_time_for_upkeep(waited).await {
             Err(error) if is_unusable(&error) => return Err(error),
@@ -168,7 +170,7 @@ impl<'a> Prune<'a> {
     /// Looks up again what the prune, or one before it that was killed, has made inexact.
     async fn finish(&mut self) -> Result<()> {
         let pending = "SELECT count(*) FROM state WHERE prune_pending";
-        if self.number(pending, &[]).await? > 0 {
+        if self.store.server.in_time(self.number(pending, &[])).await? > 0 {
             self.step(&Step::Run(FINISH)).await?;
         }
         Ok(())

@@ -485,7 +485,7 @@ fn lost_answer() -> Result<(), Failed> {
 fn slow_statements() -> Result<(), Failed> {
     block_on(async {
         let fresh = Fresh::new();
-        let options = fresh.options().statement_timeout(Duration::from_millis(200));
+        let options = fresh.options().statement_timeout(Duration::from_secs(1));
         let store =
             PostgresBackend::open(options.lock_timeout(Duration::from_secs(5))).await.unwrap();
         store.write_batch(&batch(0, 10)).await.unwrap();

@@ -50,7 +50,7 @@ fn stalled_prune() -> Result<(), Failed> {
         let by_proxy = url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
         let options = support::options(&by_proxy, &schema);
         // A step of upkeep may take ten times as long.
-        let options = options.statement_timeout(Duration::from_millis(100));
+        let options = options.statement_timeout(Duration::from_millis(300));
         let store = Arc::new(PostgresBackend::open(options).await.unwrap());
         store.write_batch(&batch(0..1000)).await.unwrap();
         // Past what connecting takes, in front of the end.
