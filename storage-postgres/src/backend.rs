@@ -23,6 +23,7 @@ use crate::events::PostgresEvents;
 use crate::history::PostgresHistory;
 use crate::jobs::PostgresJobs;
 use crate::maintenance::{self, Prune, upkeep};
+use crate::read::SCAN_STEP_SAMPLES;
 use crate::store::Store;
 use crate::timescale::Tier;
 use crate::windows::Windows;
@@ -56,7 +57,8 @@ impl PostgresBackend {
     /// `Unavailable` with host and port if the server cannot be reached; `PermissionDenied` if it
     /// refuses the role or the role may not create the tables; `NotFound` if there is no such
     /// database, or no store and `create` is off; `Config` if TLS fails, the schema holds tables
-    /// of another program, or the database is not in UTF-8; `VersionMismatch` if a newer version of
+    /// of another program, the database is not in UTF-8, or the server is older than PostgreSQL 14;
+    /// `VersionMismatch` if a newer version of
     /// this library made the store, and nothing is changed.
     pub async fn open(options: PostgresOptions) -> Result<Self> {
         let store = Store::open(options).await.map_err(|error| named(error, "connect"))?;
@@ -110,16 +112,17 @@ impl PostgresBackend {
             self.store.scan_series(&filter).await
         };
         let steps = stream::once(series).map_ok(move |series| {
-            let start = (series, 0, range.start_ms());
-            stream::try_unfold(start, move |(series, at, start_ms)| async move {
+            let start = (series, 0, range.start_ms(), SCAN_STEP_SAMPLES);
+            stream::try_unfold(start, move |(series, at, start_ms, limit)| async move {
                 if at >= series.len() || range.is_empty() {
                     return Ok(None);
                 }
-                let step = self.store.scan_step(&series[at..], start_ms, range).await?;
-                let next = (at + step.done, step.next_ms.unwrap_or(range.start_ms()));
+                let rest = &series[at..];
+                let (step, limit) = self.store.scan_step(rest, start_ms, range, limit).await?;
+                let (at, next_ms) = (at + step.done, step.next_ms.unwrap_or(range.start_ms()));
                 let found = step.found.into_iter();
                 let batches = stream::iter(found.map(|f| batches_of(f.series, f.samples)));
-                Ok::<_, Error>(Some((batches.flatten(), (series, next.0, next.1))))
+                Ok::<_, Error>(Some((batches.flatten(), (series, at, next_ms, limit))))
             })
         });
         Box::pin(steps.try_flatten().try_flatten())

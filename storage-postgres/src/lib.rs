@@ -12,10 +12,11 @@
 //! A schema holds a dictionary `series`, the table `samples`, partitioned by time, and the views
 //! `metrics` and `servers` for people. `write` gathers the batches of concurrent callers, `commit`
 //! stores them by one binary COPY (`copy` encodes it) in one transaction; where samples are
-//! replaced it goes by way of a temporary table. `partitions` makes partitions ahead and on
-//! demand. `read` and `windows` answer each question with one statement. `maintenance` drops
-//! partitions and keeps the counts exact. `history` keeps record history beside all that. The tables
-//! are in `src/sql`.
+//! replaced it goes by way of a temporary table. `partitions` makes partitions ahead and on demand.
+//! `read` and `windows` answer each question with one statement; where that turns out to be the
+//! wrong one for so much, another one is asked the whole question. `maintenance` drops partitions
+//! and keeps the counts exact. `history` keeps record history beside all that. The tables are in
+//! `src/sql`.
 //!
 //! # Limits
 //! Names, metadata and times as the contract has them. A sample takes about 95 bytes, index

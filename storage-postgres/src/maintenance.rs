@@ -100,7 +100,9 @@ impl<'a> Prune<'a> {
         let straddling = "SELECT name::text, coalesce(pg_relation_size(to_regclass(name::text)), 0)
                 / current_setting('block_size')::bigint
             FROM partitions WHERE low < $1 AND high > $1";
-        let rows = self.connection.query(straddling, &[&self.cutoff]).await.map_err(from_pg)?;
+        let parameters: [&(dyn ToSql + Sync); 1] = [&self.cutoff];
+        let asked = self.connection.query(straddling, &parameters);
+        let rows = self.store.server.in_time(async { asked.await.map_err(from_pg) }).await?;
         for row in rows {
             let name: String = row.try_get(0).map_err(from_pg)?;
             let pages: i64 = row.try_get(1).map_err(from_pg)?;
@@ -121,6 +123,7 @@ impl<'a> Prune<'a> {
             match self.step(&Step::Drop).await {
                 // Locked out by a long question: step aside, so that others are not locked out too.
                 Err(error) if sqlstate(&error) == Some("55P03") && Instant::now() < deadline => {
+                    self.await_vacuum(deadline).await?;
                     tokio::time::sleep(TABLE_LOCK_WAIT / 4).await;
                 }
                 dropped => return dropped,
@@ -128,10 +131,46 @@ impl<'a> Prune<'a> {
         }
     }
 
+    /// Waits for who tidies or analyzes partitions that are due. An autovacuum lets go of a table for
+    /// one who has waited as long as the `deadlock_timeout` of the server: longer than a drop may wait
+    /// in front of readers. This waits beside them and writers.
+    async fn await_vacuum(&self, deadline: Instant) -> Result<()> {
+        let (server, connection) = (&self.store.server, &self.connection);
+        let names = server.in_time(self.due()).await?;
+        if names.is_empty() {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now()).max(TABLE_LOCK_WAIT);
+        let wait = format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; SET LOCAL statement_timeout = {};
+             LOCK TABLE {} IN SHARE UPDATE EXCLUSIVE MODE",
+            left.as_millis(),
+            self.store.options.upkeep_timeout().as_millis(),
+            names.join(", ")
+        );
+        let waited = async { connection.batch_execute(&wait).await.map_err(from_pg) };
+        match server.in_time_for_upkeep(waited).await {
+            Err(error) if is_unusable(&error) => return Err(error),
+            // In vain, or another prune dropped them: what comes next finds out.
+            _ => {}
+        }
+        let end = async { connection.batch_execute("ROLLBACK").await.map_err(from_pg) };
+        server.in_time(end).await
+    }
+
+    /// Some of the partitions that lie before the cutoff, by their names, which are those of the table:
+    /// digits of dates.
+    async fn due(&self) -> Result<Vec<String>> {
+        let due = "SELECT name::text FROM partitions WHERE high <= $1 ORDER BY low LIMIT $2";
+        let parameters: [&(dyn ToSql + Sync); 2] = [&self.cutoff, &DROPPED_AT_ONCE];
+        let rows = self.connection.query(due, &parameters).await.map_err(from_pg)?;
+        rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(from_pg)
+    }
+
     /// Looks up again what the prune, or one before it that was killed, has made inexact.
     async fn finish(&mut self) -> Result<()> {
         let pending = "SELECT count(*) FROM state WHERE prune_pending";
-        if self.number(pending, &[]).await? > 0 {
+        if self.store.server.in_time(self.number(pending, &[])).await? > 0 {
             self.step(&Step::Run(FINISH)).await?;
         }
         Ok(())
@@ -209,15 +248,11 @@ impl<'a> Prune<'a> {
             self.store.locks.tables()
         );
         connection.batch_execute(&lock).await.map_err(from_pg)?;
-        let due = "SELECT name::text FROM partitions WHERE high <= $1 ORDER BY low LIMIT $2";
-        let rows =
-            connection.query(due, &[&self.cutoff, &DROPPED_AT_ONCE]).await.map_err(from_pg)?;
-        let names: Vec<String> =
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(from_pg)?;
+        let names = self.due().await?;
         if names.is_empty() {
             return Ok((0, false));
         }
-        // The names are those of the table, digits of dates. ONLY: the others stay usable.
+        // ONLY: the others stay usable.
         let drop = format!(
             "LOCK TABLE ONLY samples IN ACCESS EXCLUSIVE MODE; DROP TABLE {}",
             names.join(", ")

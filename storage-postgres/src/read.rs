@@ -1,4 +1,4 @@
-//! Answers questions: each is one statement, hence one snapshot.
+//! Answers questions: one statement gives the answer, hence one snapshot.
 
 use std::collections::BTreeMap;
 
@@ -19,8 +19,14 @@ const STATS: &str = include_str!("sql/stats.sql");
 const SIZE: &str = "SELECT coalesce(sum(pg_total_relation_size(oid)), 0)::bigint FROM pg_class
     WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'";
 
-/// Samples that one step of a scan reads.
-const SCAN_STEP_SAMPLES: i64 = 8192;
+/// Samples that one step of a scan reads, at most and at least.
+pub(crate) const SCAN_STEP_SAMPLES: i64 = 8192;
+const SCAN_STEP_SAMPLES_MIN: i64 = 64;
+
+/// What a step of samples with much metadata is meant to take, and with how much it ends: that it is
+/// cut short costs a connection, so the next one asks for fewer samples.
+const SCAN_STEP_BYTES: usize = 8 << 20;
+const SCAN_STEP_BYTES_MAX: usize = 2 * SCAN_STEP_BYTES;
 
 /// Series that one step of a scan may touch: many are short.
 const SCAN_STEP_SERIES: usize = 64;
@@ -32,25 +38,37 @@ const RANGE_OF_SERIES: &str = "SELECT ts, value, metadata::jsonb AS metadata FRO
 /// Up to so many samples of a series come as arrays: the server holds them in memory.
 pub(crate) const ARRAY_LEN_MAX: usize = 100_000;
 
-/// One row: times, values, and apart from them the metadata with its times, which few have.
+/// Metadata that comes in arrays takes up to so many bytes each, none of them compressed: all of it
+/// is some 25 MB at most.
+const ARRAY_METADATA_BYTES_MAX: usize = 256;
+
+/// One row: times, values, and apart from them the small metadata with its times, which few have; at
+/// last how many have metadata of any size.
 fn range_as_arrays() -> String {
+    let small = format!(
+        "metadata IS NOT NULL AND pg_column_size(metadata) <= {ARRAY_METADATA_BYTES_MAX}
+            AND pg_column_compression(metadata) IS NULL"
+    );
     format!(
         "SELECT array_agg(ts), array_agg(value),
-            array_agg(ts) FILTER (WHERE metadata IS NOT NULL),
-            array_agg(metadata) FILTER (WHERE metadata IS NOT NULL)
+            array_agg(ts) FILTER (WHERE {small}), array_agg(metadata) FILTER (WHERE {small}),
+            count(metadata)
          FROM ({RANGE_OF_SERIES} ORDER BY ts LIMIT {}) s",
         ARRAY_LEN_MAX + 1
     )
 }
 
-/// Reads what `range_as_arrays` asks for; `None` if there are more samples.
+/// Reads what `range_as_arrays` asks for; `None` if there is more.
 fn samples_of_arrays(row: &Row) -> Result<Option<Vec<Sample>>> {
     let array = |index| row.try_get::<_, Option<Elements<'_>>>(index).map_err(from_pg);
     let (Some(times), Some(values)) = (array(0)?, array(1)?) else { return Ok(Some(Vec::new())) };
-    if times.len() > ARRAY_LEN_MAX {
+    let (small_times, small) = (array(2)?, array(3)?);
+    let with_metadata: i64 = row.try_get(4).map_err(from_pg)?;
+    let is_large = small.map_or(0, Elements::len) as i64 != with_metadata;
+    if times.len() > ARRAY_LEN_MAX || is_large {
         return Ok(None);
     }
-    let mut metadata = match (array(2)?, array(3)?) {
+    let mut metadata = match (small_times, small) {
         (Some(times), Some(json)) => Some(times.times().zip(json.json()).peekable()),
         _ => None,
     };
@@ -96,8 +114,13 @@ impl Store {
         {
             return Ok(samples.into_iter().map(|sample| sample.into_record(&key)).collect());
         }
-        let rows = self.rows(&format!("{RANGE_OF_SERIES} ORDER BY ts"), &parameters).await?;
-        rows.iter().map(|row| Ok(to_sample(row, 0)?.into_record(&key))).collect()
+        let mut records = Vec::new();
+        let visit = |row: Row| {
+            records.push(to_sample(&row, 0)?.into_record(&key));
+            Ok(true)
+        };
+        self.each_row(&format!("{RANGE_OF_SERIES} ORDER BY ts"), &parameters, visit).await?;
+        Ok(records)
     }
 
     pub(crate) async fn stats(&self) -> Result<StorageStats> {
@@ -206,13 +229,14 @@ impl Store {
     }
 
     /// One step of a scan: samples of `rest[0]` from `start_ms` on, then of the series after it, in
-    /// order, until the step is full.
+    /// order, until there are `limit` or many bytes. Gives the limit for the next one, too.
     pub(crate) async fn scan_step(
         &self,
         rest: &[SeriesKey],
         start_ms: i64,
         range: TimeRange,
-    ) -> Result<ScanStep> {
+        limit: i64,
+    ) -> Result<(ScanStep, i64)> {
         let some = &rest[..rest.len().min(SCAN_STEP_SERIES)];
         let servers: Vec<&str> = some.iter().map(|key| key.server_id.as_str()).collect();
         let metrics: Vec<&str> = some.iter().map(|key| key.metric_type.as_str()).collect();
@@ -235,9 +259,19 @@ impl Store {
             true => (first_only, [&servers[0], &metrics[0]], 1),
             false => (sql, [&servers, &metrics], some.len()),
         };
-        let parameters = [names[0], names[1], &start, &end, &SCAN_STEP_SAMPLES];
-        let found = self.rows(sql, &parameters).await?;
-        step_of(&found, some, asked)
+        let parameters = [names[0], names[1], &start, &end, &limit];
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        let visit = |row: Row| {
+            bytes += row.raw_size_bytes();
+            found.push(row);
+            Ok(bytes < SCAN_STEP_BYTES_MAX)
+        };
+        self.each_row(sql, &parameters, visit).await?;
+        let is_full = found.len() as i64 == limit || bytes >= SCAN_STEP_BYTES_MAX;
+        let step = step_of(&found, some, asked, is_full)?;
+        let fitting = (found.len() * SCAN_STEP_BYTES).checked_div(bytes);
+        let fitting = fitting.map_or(SCAN_STEP_SAMPLES, |samples| samples as i64);
+        Ok((step, fitting.clamp(SCAN_STEP_SAMPLES_MIN, SCAN_STEP_SAMPLES)))
     }
 }
 
@@ -251,7 +285,7 @@ pub(crate) struct ScanStep {
     pub(crate) next_ms: Option<i64>,
 }
 
-fn step_of(rows: &[Row], series: &[SeriesKey], asked: usize) -> Result<ScanStep> {
+fn step_of(rows: &[Row], series: &[SeriesKey], asked: usize, is_full: bool) -> Result<ScanStep> {
     let mut found: Vec<SeriesSamples> = Vec::new();
     let mut at = 0;
     for row in rows {
@@ -273,7 +307,6 @@ fn step_of(rows: &[Row], series: &[SeriesKey], asked: usize) -> Result<ScanStep>
             _ => return Err(out_of_order()),
         }
     }
-    let is_full = rows.len() as i64 == SCAN_STEP_SAMPLES;
     let last = found.last().and_then(|last| last.samples.last());
     Ok(match last.filter(|_| is_full) {
         Some(sample) => {

@@ -25,6 +25,9 @@ pub(crate) const EVENTS_VERSION: i32 = 3;
 /// The version that brought jobs.
 pub(crate) const JOBS_VERSION: i32 = 4;
 
+/// The oldest server that has every function which is called, such as `date_bin`.
+const SERVER_VERSION_MIN: i32 = 140_000;
+
 const TABLES: &str = include_str!("sql/schema_v1.sql");
 const SAMPLES: &str = include_str!("sql/samples_plain.sql");
 const VIEWS: &str = include_str!("sql/views.sql");
@@ -107,6 +110,8 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
         )
         .await
         .map_err(from_pg)?;
+    let server_version = row.try_get(1).map_err(from_pg)?;
+    check_server(server_version)?;
     let encoding: String = row.try_get(0).map_err(from_pg)?;
     if encoding != "UTF8" {
         return Err(
@@ -140,8 +145,17 @@ async fn open_on(connection: &Connection, options: &PostgresOptions) -> Result<O
         true => metadata_column(connection, options).await?,
         false => MetadataColumn::Jsonb,
     };
-    let server_version = row.try_get(1).map_err(from_pg)?;
     Ok(Opened { hypertable, metadata, extension, server_version, version: found_version })
+}
+
+/// # Errors
+/// `Config` for a server that is too old: questions would fail late, one by one.
+fn check_server(version: i32) -> Result<()> {
+    match version >= SERVER_VERSION_MIN {
+        true => Ok(()),
+        false => Err(config("the server is too old: PostgreSQL 14 or later is needed")
+            .with_context("server_version", version)),
+    }
 }
 
 /// Hypertables of earlier builds keep metadata as `jsonb`.
@@ -294,5 +308,15 @@ mod tests {
         assert_eq!(Locks::of("").0, 0x811c_9dc5_u32.cast_signed());
         assert_eq!(Locks::of("a").0, 0xe40c_292c_u32.cast_signed());
         assert_ne!(Locks::of("storage").0, Locks::of("storage2").0);
+    }
+
+    #[test]
+    fn servers_that_lack_functions_are_refused() {
+        for version in [140_000, 150_012, 170_002] {
+            check_server(version).unwrap();
+        }
+        let error = check_server(130_022).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+        assert_eq!(error.context("server_version"), Some("130022"));
     }
 }

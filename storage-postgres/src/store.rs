@@ -125,8 +125,8 @@ impl Store {
     }
 
     /// Asks a question on a connection of the pool, and shows each row of the answer until told
-    /// to stop. A connection that died while it lay in the pool is replaced, and the question
-    /// asked again, as long as no row was shown.
+    /// to stop, which costs the connection. One that died while it lay in the pool is replaced, and
+    /// the question asked again, as long as no row was shown.
     pub(crate) async fn each_row(
         &self,
         sql: &str,
@@ -136,14 +136,18 @@ impl Store {
         loop {
             self.check_open()?;
             let lease = Lease::take(&self.pool).await?;
-            let mut shown = false;
+            let (mut shown, mut cut_short) = (false, false);
             let visit = |row| {
                 shown = true;
-                visit(row)
+                let goes_on = visit(row);
+                cut_short = !matches!(goes_on, Ok(true));
+                goes_on
             };
             match self.server.in_time(ask(&lease, sql, parameters, visit)).await {
                 Err(error) if is_disconnect(&error) && lease.is_used() && !shown => {}
                 Err(error) if is_unusable(&error) => return Err(error),
+                // The next question would wait for the rest of this answer, however long it is.
+                answer if cut_short => return answer,
                 answer => {
                     lease.give_back();
                     return answer;

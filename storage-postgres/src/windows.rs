@@ -1,4 +1,4 @@
-//! Aggregates over windows of time, each question one statement.
+//! Aggregates over windows of time: one statement gives the answer, up to three may run.
 //!
 //! Few samples are fetched and added up here: as arrays that takes the server no longer than
 //! grouping them would. Many are grouped by the server. Its `sum` loses digits and depends on the order, so it
@@ -122,11 +122,12 @@ impl Store {
             let id: i64 = row.try_get(0).map_err(from_pg)?;
             let times: Elements<'_> = row.try_get(1).map_err(from_pg)?;
             let values: Elements<'_> = row.try_get(2).map_err(from_pg)?;
-            complete = times.len() <= ARRAY_LEN_MAX.min(left);
+            complete &= times.len() <= ARRAY_LEN_MAX.min(left);
+            left = left.saturating_sub(times.len());
             if !complete {
-                return Ok(false);
+                // To stop costs the connection: of one long series nothing else may come.
+                return Ok(left > 0);
             }
-            left -= times.len();
             open.names.insert(id, key(&row, 3)?);
             // Neighbours in time fall into one window more often than not.
             let mut current: Option<(i64, &mut OpenWindow)> = None;
@@ -177,8 +178,9 @@ impl Store {
         let mut complete = true;
         let visit = |row: Row| {
             if left == 0 {
+                // It is the last one.
                 complete = false;
-                return Ok(false);
+                return Ok(true);
             }
             left -= 1;
             let PgTime(ms) = row.try_get(1).map_err(from_pg)?;

@@ -93,6 +93,10 @@ fn granted() -> Result<(), Failed> {
         assert_eq!(refused(setting.options()).await, ErrorKind::PermissionDenied);
         setting.sql("GRANT SELECT ON ALL TABLES IN SCHEMA NAME TO NAME").await;
         let reader = PostgresBackend::open(setting.options()).await.unwrap();
+        // Also with a connection in the pool.
+        reader.stats().await.unwrap();
+        let shown = format!("{reader:?} {:?} {:?}", reader.history(), reader.events());
+        assert!(shown.contains(&setting.name) && !shown.contains("sesame"), "{shown}");
         let found = reader.query_range("a", "m", TimeRange::all()).await.unwrap();
         assert_eq!(found, [sample(0)]);
         assert_eq!(reader.stats().await.unwrap().total_metrics, 1);

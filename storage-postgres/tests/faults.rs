@@ -27,10 +27,8 @@ mod support;
 
 use support::proxy::{Proxy, Then};
 use support::server::{Server, shared_trial, trial};
-use support::{block_on, eventually};
+use support::{block_on, eventually, start_ms};
 
-/// 2026-01-01, and a day.
-const START_MS: i64 = 1_767_225_600_000;
 const DAY_MS: i64 = 86_400_000;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -45,6 +43,8 @@ fn main() -> ExitCode {
         shared_trial("a_dropped_write_that_waits_is_done_before_the_next", dropped_write),
         shared_trial("a_proxy_that_cuts_costs_nothing", || through_proxy(Then::Cut)),
         shared_trial("a_proxy_that_stalls_costs_nothing", || through_proxy(Then::Stall)),
+        shared_trial("a_commit_whose_answer_is_lost_is_unknown_and_stored_once", lost_answer),
+        shared_trial("a_statement_that_takes_too_long_is_a_timeout", slow_statements),
         shared_trial("a_server_that_is_not_there_is_named", no_server),
         trial("a_server_that_crashes_under_load_loses_nothing", false, crashing_server),
         trial("a_restart_between_two_calls_is_not_noticed", false, restart),
@@ -77,6 +77,16 @@ impl Fresh {
         PostgresBackend::open(self.options()).await.unwrap()
     }
 
+    /// Options by way of a proxy.
+    async fn by_proxy(&self) -> (Proxy, PostgresOptions) {
+        let server: tokio_postgres::Config = self.url.parse().unwrap();
+        let port = server.get_ports()[0];
+        let proxy = Proxy::start(format!("127.0.0.1:{port}")).await;
+        let url = self.url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
+        let options = support::options(&url, &self.schema);
+        (proxy, options)
+    }
+
     async fn remove(self) {
         support::drop_schema(&self.url, &self.schema).await;
     }
@@ -91,7 +101,7 @@ impl Fresh {
 
 /// Samples `number * len ..` of a series, a minute apart, over several days.
 fn batch(number: i64, len: i64) -> Vec<MetricRecord> {
-    let ms = |index| START_MS + (number * len + index) * 60_000;
+    let ms = |index| start_ms() + (number * len + index) * 60_000;
     (0..len)
         .map(|i| MetricRecord::new("a", from_ms(ms(i)), "m", (number * len + i) as f64))
         .collect()
@@ -100,7 +110,7 @@ fn batch(number: i64, len: i64) -> Vec<MetricRecord> {
 async fn assert_holds(store: &dyn StorageBackend, samples: i64) {
     let found = store.query_range("a", "m", TimeRange::all()).await.unwrap();
     let right = found.iter().zip(0..).all(|(record, index)| {
-        record.value == index as f64 && record.timestamp == from_ms(START_MS + index * 60_000)
+        record.value == index as f64 && record.timestamp == from_ms(start_ms() + index * 60_000)
     });
     assert!(right && found.len() as i64 == samples, "{} of {samples}", found.len());
     assert_eq!(store.stats().await.unwrap().total_metrics as i64, samples);
@@ -117,7 +127,7 @@ fn killed_mid_copy() -> Result<(), Failed> {
         let hold = format!(
             "BEGIN; INSERT INTO {}.samples SELECT id, to_timestamp({}), 0 FROM {}.series",
             fresh.schema,
-            (START_MS + 15 * 60_000) / 1000,
+            (start_ms() + 15 * 60_000) / 1000,
             fresh.schema
         );
         holder.batch_execute(&hold).await.unwrap();
@@ -290,7 +300,7 @@ fn held_lock() -> Result<(), Failed> {
         let holder = support::raw(&fresh.url).await;
         let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", fresh.schema);
         holder.batch_execute(&lock).await.unwrap();
-        let cutoff = from_ms(START_MS + DAY_MS);
+        let cutoff = from_ms(start_ms() + DAY_MS);
         let query = store.query_range("a", "m", TimeRange::all()).await.map(drop);
         let written = store.write_batch(&batch(1, 10)).await;
         let pruned = store.prune_before(cutoff).await.map(drop);
@@ -379,11 +389,8 @@ fn through_proxy(then: Then) -> Result<(), Failed> {
     block_on(async {
         let fresh = Fresh::new();
         let direct = fresh.open().await;
-        let server: tokio_postgres::Config = fresh.url.parse().unwrap();
-        let port = server.get_ports()[0];
-        let proxy = Proxy::start(format!("127.0.0.1:{port}")).await;
-        let url = fresh.url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
-        let options = support::options(&url, &fresh.schema)
+        let (proxy, options) = fresh.by_proxy().await;
+        let options = options
             .statement_timeout(Duration::from_millis(400))
             .connect_timeout(Duration::from_millis(400));
         let store = PostgresBackend::open(options).await.unwrap();
@@ -391,7 +398,7 @@ fn through_proxy(then: Then) -> Result<(), Failed> {
         let (mut unknown, mut refused) = (0, 0);
         for number in 0..rounds {
             proxy.strike_after(random.i64(0..12_000), then);
-            let mut attempts = 0;
+            let (mut attempts, mut in_doubt) = (0, false);
             while let Err(error) = store.write_batch(&batch(number, 200)).await {
                 assert!(
                     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Timeout),
@@ -399,11 +406,15 @@ fn through_proxy(then: Then) -> Result<(), Failed> {
                 );
                 assert!(error.is_retryable(), "{error:#}");
                 match error.outcome() {
-                    Outcome::Unknown => unknown += 1,
+                    Outcome::Unknown => {
+                        unknown += 1;
+                        in_doubt = true;
+                    }
                     Outcome::NotApplied => {
                         refused += 1;
                         let found = direct.stats().await.unwrap().total_metrics as i64;
-                        assert_eq!(found % 200, 0);
+                        let applied = in_doubt && found == (number + 1) * 200;
+                        assert!(applied || found == number * 200, "{found} in round {number}");
                     }
                 }
                 proxy.heal();
@@ -432,6 +443,69 @@ fn through_proxy(then: Then) -> Result<(), Failed> {
         println!("struck {} times: {refused} refused, {unknown} unknown", proxy.struck());
         store.close().await.unwrap();
         direct.close().await.unwrap();
+        fresh.remove().await;
+    });
+    Ok(())
+}
+
+/// The server has committed when the connection is cut, and the client cannot know.
+fn lost_answer() -> Result<(), Failed> {
+    block_on(async {
+        let fresh = Fresh::new();
+        let (proxy, options) = fresh.by_proxy().await;
+        let store = PostgresBackend::open(options).await.unwrap();
+        store.write_batch(&batch(0, 20)).await.unwrap();
+        // Partitions are made ahead meanwhile, and that ends with a commit, too. So all is on one day.
+        let admin = support::raw(&fresh.url).await;
+        let partitions = format!("SELECT count(*) FROM {}.partitions", fresh.schema);
+        eventually(PATIENCE, "partitions are made", async || {
+            admin.query_one(&partitions, &[]).await.unwrap().get::<_, i64>(0) >= 3
+        })
+        .await;
+        // The answer to that has come through, too.
+        store.write_batch(&batch(0, 20)).await.unwrap();
+        for number in 1..10 {
+            proxy.withhold_commit();
+            let error = store.write_batch(&batch(number, 20)).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:#}");
+            assert_eq!(error.outcome(), Outcome::Unknown);
+            assert!(error.is_retryable());
+            assert_eq!(proxy.struck(), number as u64);
+            assert_holds(&store, (number + 1) * 20).await;
+            store.write_batch(&batch(number, 20)).await.unwrap();
+            assert_holds(&store, (number + 1) * 20).await;
+        }
+        store.close().await.unwrap();
+        fresh.remove().await;
+    });
+    Ok(())
+}
+
+/// The server gives a statement up before the lock that it waits for would be.
+fn slow_statements() -> Result<(), Failed> {
+    block_on(async {
+        let fresh = Fresh::new();
+        let options = fresh.options().statement_timeout(Duration::from_secs(1));
+        let store =
+            PostgresBackend::open(options.lock_timeout(Duration::from_secs(5))).await.unwrap();
+        store.write_batch(&batch(0, 10)).await.unwrap();
+        let holder = support::raw(&fresh.url).await;
+        let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", fresh.schema);
+        holder.batch_execute(&lock).await.unwrap();
+        let query = store.query_range("a", "m", TimeRange::all()).await.map(drop);
+        let written = store.write_batch(&batch(1, 10)).await;
+        for (call, result) in [("query", query), ("write", written)] {
+            let error: Error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout, "{call}: {error:#}");
+            assert_eq!(error.outcome(), Outcome::NotApplied, "{call}");
+            assert_eq!(error.context("sqlstate"), Some("57014"), "{call}");
+            assert!(error.is_retryable(), "{call}");
+        }
+        holder.batch_execute("ROLLBACK").await.unwrap();
+        assert_holds(&store, 10).await;
+        store.write_batch(&batch(1, 10)).await.unwrap();
+        assert_holds(&store, 20).await;
+        store.close().await.unwrap();
         fresh.remove().await;
     });
     Ok(())

@@ -27,6 +27,7 @@ fn main() {
         shared_trial("version_1_is_migrated_and_keeps_everything", || block_on(keeps_everything())),
         shared_trial("versions_2_and_3_keep_what_they_hold", || block_on(keep_what_they_hold())),
         shared_trial("many_open_version_1_at_once", || block_on(many_at_once())),
+        shared_trial("a_newer_version_is_refused_and_left_alone", || block_on(is_refused())),
         shared_trial("version_1_that_may_not_be_written_is_read", || block_on(is_read())),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
@@ -56,6 +57,36 @@ async fn make_version_1(name: &str) -> String {
     let state = "INSERT INTO state (version, hypertable) VALUES (1, false)";
     client.batch_execute(state).await.unwrap();
     schema
+}
+
+/// What a later library made is not touched, and opens again where it is known.
+async fn is_refused() {
+    let schema = format!("migration_newer_{}", std::process::id());
+    let store = open(&schema).await;
+    let record = MetricRecord::new("a", from_ms(1_767_225_600_000), "m", 1.0);
+    store.write_batch(std::slice::from_ref(&record)).await.unwrap();
+    store.close().await.unwrap();
+    let client = support::raw(&url()).await;
+    let current = format!("SELECT version FROM {schema}.state");
+    let version: i32 = client.query_one(&current, &[]).await.unwrap().get(0);
+    let set = async |version: i32| {
+        let set = format!("UPDATE {schema}.state SET version = {version}");
+        client.batch_execute(&set).await.unwrap();
+    };
+    for unknown in [99, version + 1, 0] {
+        set(unknown).await;
+        let refused = PostgresBackend::open(support::options(&url(), &schema)).await;
+        let error = refused.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::VersionMismatch, "{error:#}");
+        assert_eq!(error.context("store_version"), Some(&*unknown.to_string()));
+        let left: i32 = client.query_one(&current, &[]).await.unwrap().get(0);
+        assert_eq!(left, unknown);
+    }
+    set(version).await;
+    let store = open(&schema).await;
+    assert_eq!(store.query_range("a", "m", TimeRange::all()).await.unwrap(), [record]);
+    store.close().await.unwrap();
+    support::drop_schema(&url(), &schema).await;
 }
 
 /// What takes the tables of a version away again.

@@ -1,6 +1,6 @@
 //! The power is cut under the directory of a server's data: with `synchronous_commit=on`, the
-//! default, nothing acknowledged is lost; under a library that makes every sync do nothing the
-//! same test does see losses, so it would see them otherwise.
+//! default, nothing acknowledged is lost, of metrics, history, events and jobs; with `off` the same
+//! test does see losses, so it would see them with `on`.
 //!
 //! `STORAGE_CUTS` raises the number of cuts, `CONFORMANCE_SEED` chooses other moments. Needs root:
 //! see `conformance_tests::power_cut`.
@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use conformance_tests::crash::{DirFixture, child_entry};
+use conformance_tests::crash::{DirFixture, Part, child_entry};
 use conformance_tests::model_check::seed_from_env;
-use conformance_tests::power_cut::{Losses, PowerCutPlan, PowerCutReport, cut_loop, trial};
+use conformance_tests::power_cut::{self, Losses, PowerCutPlan, PowerCutReport, cut_loop_on};
 use conformance_tests::{CaseResult, Failure, Store};
-use libtest_mimic::Arguments;
+use libtest_mimic::{Arguments, Trial};
 use storage_core::metrics::stats::CheckReport;
 use storage_core::{
     Capabilities, MetricAggregation, MetricRecord, Result, ScanStream, SeriesFilter, SeriesInfo,
@@ -41,6 +41,10 @@ impl DirFixture for Postgres {
     }
 
     async fn open_in(&self, dir: &Path) -> Result<Store> {
+        Ok(Arc::clone(self.open_store_in(dir).await?.metrics()))
+    }
+
+    async fn open_store_in(&self, dir: &Path) -> Result<storage_core::Store> {
         let server = Running::start(dir);
         let socket = dir.to_string_lossy().replace('/', "%2F");
         let url = format!("postgres://tester@{socket}:5432/postgres");
@@ -48,8 +52,11 @@ impl DirFixture for Postgres {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             match PostgresBackend::open(options.clone()).await {
-                Ok(inner) => {
-                    return Ok(Arc::new(Owned { inner, server: Mutex::new(Some(server)) }));
+                Ok(backend) => {
+                    let store = storage_core::Store::from(backend);
+                    let inner = Arc::clone(store.metrics());
+                    let owned = Owned { inner, server: Mutex::new(Some(server)) };
+                    return Ok(store.with_metrics(Arc::new(owned)));
                 }
                 // It recovers.
                 Err(error) if error.is_retryable() && Instant::now() < deadline => {
@@ -65,15 +72,29 @@ fn main() -> ExitCode {
     child_entry(&Postgres(SynchronousCommit::On));
     child_entry(&Postgres(SynchronousCommit::Off));
     let trials = vec![
-        trial("on_loses_nothing", on_loses_nothing),
+        trial("on_loses_nothing", |name| on_loses_nothing(name, Part::Metrics)),
+        trial("on_loses_no_history", |name| on_loses_nothing(name, Part::History)),
+        trial("on_loses_no_events", |name| on_loses_nothing(name, Part::Events)),
+        trial("on_loses_no_jobs", |name| on_loses_nothing(name, Part::Jobs)),
         trial("off_loses_what_was_not_synced", off_loses_what_was_not_synced),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-fn on_loses_nothing() -> CaseResult {
+/// A test that shows as those of other servers do where there are no binaries, else as those of other
+/// power cuts.
+fn trial(name: &'static str, run: fn(&str) -> CaseResult) -> Trial {
+    match support::server::lack(false) {
+        None => power_cut::trial(name, move || run(name)),
+        Some(reason) => {
+            support::server::gated(name, Some(reason.clone()), move || Err(reason.into()))
+        }
+    }
+}
+
+fn on_loses_nothing(name: &str, part: Part) -> CaseResult {
     let cuts = std::env::var("STORAGE_CUTS").ok().and_then(|cuts| cuts.parse().ok());
-    let report = cut("on_loses_nothing", SynchronousCommit::On, Losses::Fail, cuts.unwrap_or(8))?;
+    let report = cut(name, part, SynchronousCommit::On, Losses::Fail, cuts.unwrap_or(8))?;
     match report.lost {
         0 => Ok(()),
         lost => Err(Failure::new(format!("{lost} batches lost"))),
@@ -81,9 +102,8 @@ fn on_loses_nothing() -> CaseResult {
 }
 
 /// The negative control: a test that cannot fail proves nothing.
-fn off_loses_what_was_not_synced() -> CaseResult {
-    let name = "off_loses_what_was_not_synced";
-    let report = cut(name, SynchronousCommit::Off, Losses::Stop, 20)?;
+fn off_loses_what_was_not_synced(name: &str) -> CaseResult {
+    let report = cut(name, Part::Metrics, SynchronousCommit::Off, Losses::Stop, 20)?;
     match report.lost {
         0 => Err(Failure::new(format!("nothing lost in {} cuts", report.cuts))),
         _ => Ok(()),
@@ -92,13 +112,14 @@ fn off_loses_what_was_not_synced() -> CaseResult {
 
 fn cut(
     name: &str,
+    part: Part,
     mode: SynchronousCommit,
     losses: Losses,
     cuts: u32,
 ) -> Result<PowerCutReport, Failure> {
     let seed = seed_from_env()?.unwrap_or(1);
     let plan = PowerCutPlan { cuts, seed, quiesce_every_second: true, losses };
-    let report = cut_loop(Arc::new(Postgres(mode)), plan)?;
+    let report = cut_loop_on(Arc::new(Postgres(mode)), part, plan)?;
     #[allow(clippy::print_stdout)] // what a run is worth
     {
         println!("{name}: {report}");
@@ -187,7 +208,7 @@ fn as_user(program: &Path, dies_with_parent: bool) -> Command {
 
 /// A store with the server that it is on, which is stopped with it.
 struct Owned {
-    inner: PostgresBackend,
+    inner: Arc<dyn StorageBackend>,
     server: Mutex<Option<Running>>,
 }
 

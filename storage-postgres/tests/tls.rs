@@ -104,13 +104,16 @@ fn with_certificate() -> std::result::Result<(), Failed> {
 
 fn without_tls() -> std::result::Result<(), Failed> {
     let server = Server::start(&[]);
+    let root = certificates(server.path(), "localhost").root;
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    for (mode, expected) in [
-        (SslMode::Disable, None),
-        (SslMode::Prefer, None),
-        (SslMode::Require, Some(ErrorKind::Config)),
+    for (mode, root, expected) in [
+        (SslMode::Disable, None, None),
+        (SslMode::Prefer, None, None),
+        (SslMode::Require, None, Some(ErrorKind::Config)),
+        (SslMode::VerifyCa, Some(&*root), Some(ErrorKind::Config)),
+        (SslMode::VerifyFull, Some(&*root), Some(ErrorKind::Config)),
     ] {
-        let found = runtime.block_on(connect(&server.url, mode, None)).err().map(|e| e.kind());
+        let found = runtime.block_on(connect(&server.url, mode, root)).err().map(|e| e.kind());
         assert_eq!(found, expected, "{mode:?}");
     }
     Ok(())

@@ -14,19 +14,18 @@ use storage_postgres::PostgresBackend;
 #[path = "support/mod.rs"]
 mod support;
 
-use support::block_on;
 use support::proxy::{Proxy, Then};
-use support::server::shared_trial;
-
-/// 2026-01-01.
-const START_MS: i64 = 1_767_225_600_000;
+use support::server::{Server, shared_trial, trial};
+use support::{block_on, eventually, start_ms};
 
 fn main() -> ExitCode {
     let trials = vec![
         shared_trial("a_prune_that_stalls_ends_and_writes_go_on", stalled_prune),
         shared_trial("a_lock_held_at_the_first_write_is_waited_for_once", held_at_first),
         shared_trial("partitions_that_cannot_be_made_ahead_cost_one_wait", ahead_in_vain),
+        shared_trial("partitions_are_made_ahead", made_ahead),
         shared_trial("two_prunes_at_once_remove_everything_once", two_prunes),
+        trial("an_autovacuum_lets_go_of_what_is_pruned", false, autovacuum),
         shared_trial("compaction_frees_what_a_prune_has_just_removed", compaction_frees),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
@@ -37,7 +36,7 @@ fn fresh_schema() -> String {
 }
 
 fn batch(range: std::ops::Range<i64>) -> Vec<MetricRecord> {
-    let record = |second| MetricRecord::new("a", from_ms(START_MS + second * 1000), "m", 1.0);
+    let record = |second| MetricRecord::new("a", from_ms(start_ms() + second * 1000), "m", 1.0);
     range.map(record).collect()
 }
 
@@ -51,12 +50,12 @@ fn stalled_prune() -> Result<(), Failed> {
         let by_proxy = url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
         let options = support::options(&by_proxy, &schema);
         // A step of upkeep may take ten times as long.
-        let options = options.statement_timeout(Duration::from_millis(100));
+        let options = options.statement_timeout(Duration::from_millis(300));
         let store = Arc::new(PostgresBackend::open(options).await.unwrap());
         store.write_batch(&batch(0..1000)).await.unwrap();
         // Past what connecting takes, in front of the end.
         proxy.strike_after(4_000, Then::Stall);
-        let cutoff = from_ms(START_MS + 500_000);
+        let cutoff = from_ms(start_ms() + 500_000);
         let pruned = tokio::time::timeout(Duration::from_secs(20), store.prune_before(cutoff));
         let error = pruned.await.expect("the prune ends").unwrap_err();
         assert!(matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Unavailable), "{error:#}");
@@ -137,6 +136,32 @@ fn ahead_in_vain() -> Result<(), Failed> {
     Ok(())
 }
 
+/// Today and three days more, once something was written.
+fn made_ahead() -> Result<(), Failed> {
+    block_on(async {
+        let (url, schema) = (support::url().unwrap(), fresh_schema());
+        let options = support::options(&url, &schema).partitions_ahead(3);
+        let store = PostgresBackend::open(options).await.unwrap();
+        let admin = support::raw(&url).await;
+        let days = format!(
+            "SELECT array_agg((low AT TIME ZONE 'UTC')::date
+                 - (now() AT TIME ZONE 'UTC')::date ORDER BY low)
+             FROM {schema}.partitions WHERE high > now() AND high - low = interval '1 day'"
+        );
+        // Written again: midnight may come in between.
+        eventually(Duration::from_secs(30), "partitions are made", async || {
+            let record = MetricRecord::new("a", chrono::Utc::now(), "m", 1.0);
+            store.write_batch(&[record]).await.unwrap();
+            let found = admin.query_one(&days, &[]).await.unwrap();
+            found.get::<_, Option<Vec<i32>>>(0).is_some_and(|days| days == [0, 1, 2, 3])
+        })
+        .await;
+        store.close().await.unwrap();
+        support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
 /// One clears a part of a day while the other drops the day.
 fn two_prunes() -> Result<(), Failed> {
     block_on(async {
@@ -145,13 +170,45 @@ fn two_prunes() -> Result<(), Failed> {
         let (one, other) = (open().await, open().await);
         for _ in 0..5 {
             one.write_batch(&batch(0..86_400)).await.unwrap();
-            let (part, whole) = (from_ms(START_MS + 43_200_000), from_ms(START_MS + 86_400_000));
+            let (part, whole) =
+                (from_ms(start_ms() + 43_200_000), from_ms(start_ms() + 86_400_000));
             let (part, whole) = tokio::join!(one.prune_before(part), other.prune_before(whole));
             assert_eq!(part.unwrap() + whole.unwrap(), 86_400);
             assert_eq!(one.stats().await.unwrap().total_metrics, 0);
         }
         support::assert_sound(&one).await;
         support::drop_schema(&url, &schema).await;
+    });
+    Ok(())
+}
+
+/// Autovacuum goes through a partition so slowly that it would hold it for half a minute.
+fn autovacuum() -> Result<(), Failed> {
+    let server = Server::start(&["autovacuum_naptime=1s"]);
+    block_on(async {
+        let schema = fresh_schema();
+        let store = PostgresBackend::open(support::options(&server.url, &schema)).await.unwrap();
+        store.write_batch(&batch(0..1)).await.unwrap();
+        let admin = support::raw(&server.url).await;
+        let day = from_ms(start_ms()).format("%Y%m%d");
+        let partition = format!("{schema}.samples_{day}");
+        let slowly = format!(
+            "ALTER TABLE {partition}
+             SET (autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1)"
+        );
+        admin.batch_execute(&slowly).await.unwrap();
+        store.write_batch(&batch(1..40_000)).await.unwrap();
+        let tidied = format!(
+            "SELECT count(*) FROM pg_stat_progress_vacuum
+             WHERE relid = '{partition}'::regclass"
+        );
+        eventually(Duration::from_secs(60), "a partition is tidied", async || {
+            admin.query_one(&tidied, &[]).await.unwrap().get::<_, i64>(0) > 0
+        })
+        .await;
+        assert_eq!(store.prune_before(from_ms(start_ms() + 86_400_000)).await.unwrap(), 40_000);
+        support::assert_sound(&store).await;
+        store.close().await.unwrap();
     });
     Ok(())
 }
@@ -163,7 +220,7 @@ fn compaction_frees() -> Result<(), Failed> {
         let (url, schema) = (support::url().unwrap(), fresh_schema());
         let store = PostgresBackend::open(support::options(&url, &schema)).await.unwrap();
         store.write_batch(&batch(0..20_000)).await.unwrap();
-        assert_eq!(store.prune_before(from_ms(START_MS + 10_000_000)).await.unwrap(), 10_000);
+        assert_eq!(store.prune_before(from_ms(start_ms() + 10_000_000)).await.unwrap(), 10_000);
         store.compact().await.unwrap();
         // Below zero until a table is vacuumed for the first time.
         let untouched = format!(

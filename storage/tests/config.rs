@@ -88,6 +88,13 @@ fn everything_has_a_default_and_the_effective_values_load_again() {
 }
 
 #[test]
+fn a_password_of_postgresql_is_not_shown() {
+    let config = parse(WITH_DAYS).unwrap();
+    let shown = format!("{config:?} {:#?}", config.storage.postgres);
+    assert!(shown.contains("pool_size: Some(20)") && !shown.contains("user:pass"), "{shown}");
+}
+
+#[test]
 fn unknown_keys_are_errors_with_a_suggestion() {
     for (text, key, meant) in [
         (r#"{"storge":{}}"#, "storge", "storage"),

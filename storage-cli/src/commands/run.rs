@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use futures_util::future::maybe_done;
 use storage::config::Config;
 use storage::pipeline::{DrainReport, Spool, StorageActor, StorageHandle};
 use storage::{HealthStatus, MetricRecord, StorageBackend};
@@ -81,20 +82,23 @@ async fn drain(
     shutdown: Duration,
 ) -> (DrainReport, UpkeepCounts) {
     let started = Instant::now();
-    let mut upkeep = pin!(store.stop_upkeep(shutdown));
+    let mut upkeep = pin!(maybe_done(store.stop_upkeep(shutdown)));
     let storing = async {
         // The larger part of the time is for the store.
         input.stop(shutdown / 4).await;
         actor.shutdown(shutdown.saturating_sub(started.elapsed())).await
     };
-    tokio::select! {
-        both = async { tokio::join!(storing, &mut upkeep) } => both,
+    let report = tokio::select! {
+        (report, ()) = async { tokio::join!(storing, &mut upkeep) } => report,
         // Who asks twice does not want to wait; what the spool can take at once goes there.
         _ = stop.recv() => {
             let report = actor.shutdown(HASTE).await;
-            (report, timeout(HASTE, upkeep).await.unwrap_or_default())
+            // What it did until then is lost to the summary alone.
+            let _ = timeout(HASTE, &mut upkeep).await;
+            report
         }
-    }
+    };
+    (report, upkeep.take_output().unwrap_or_default())
 }
 
 /// Closes spool and store, by `end` or a little later, or until somebody does not want to wait.

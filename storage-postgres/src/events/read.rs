@@ -49,11 +49,11 @@ impl Store {
         let (mut page, mut bytes) = (Vec::new(), 0);
         let visit = |row: Row| {
             bytes += row.raw_size_bytes();
-            let fits = bytes <= PAGE_BYTES || page.is_empty();
-            if fits {
+            if bytes <= PAGE_BYTES || page.is_empty() {
                 page.push(event_of(&row)?);
             }
-            Ok(fits)
+            // To stop costs the connection: mostly a few more events are all that comes.
+            Ok(bytes <= 2 * PAGE_BYTES)
         };
         self.each_row(&PAGE.replace("{chosen}", chosen), &parameters, visit).await?;
         Ok(page)

@@ -5,13 +5,13 @@
 pub(crate) mod proxy;
 pub(crate) mod server;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use conformance_tests::Fixture;
 use storage_core::{HealthStatus, Result, StorageBackend, Store};
-use storage_postgres::{PostgresBackend, PostgresOptions, UseTimescale};
+use storage_postgres::{PostgresBackend, PostgresOptions, Tier, UseTimescale};
 use tokio_postgres::error::SqlState;
 
 /// The variable that names a server for the tests: `scripts/postgres with COMMAND` sets it.
@@ -29,6 +29,16 @@ pub(crate) fn options(url: &str, schema: &str) -> PostgresOptions {
     options.schema(schema).unwrap().pool_size(3).partitions_ahead(1)
 }
 
+/// Midnight 30 days before the tests began: near enough to now for partitions of a day each.
+pub(crate) fn start_ms() -> i64 {
+    const DAY_MS: i64 = 86_400_000;
+    static START_MS: OnceLock<i64> = OnceLock::new();
+    *START_MS.get_or_init(|| {
+        let now_ms = chrono::Utc::now().timestamp_millis();
+        now_ms - now_ms.rem_euclid(DAY_MS) - 30 * DAY_MS
+    })
+}
+
 /// Connects to the server without the library.
 pub(crate) async fn raw(url: &str) -> tokio_postgres::Client {
     let (client, connection) = tokio_postgres::connect(url, tokio_postgres::NoTls).await.unwrap();
@@ -43,15 +53,11 @@ pub(crate) async fn raw(url: &str) -> tokio_postgres::Client {
 pub(crate) async fn drop_schema(url: &str, schema: &str) {
     let sql = format!("SET lock_timeout = '20s'; DROP SCHEMA IF EXISTS \"{schema}\" CASCADE");
     let client = raw(url).await;
-    let patience = Duration::from_secs(20);
-    eventually(patience, "the schema is removed", async || {
-        match client.batch_execute(&sql).await {
-            Ok(()) => true,
-            Err(error) if is_failed_lookup(&error) => false,
-            Err(error) => panic!("{schema} cannot be removed: {error:?}"),
-        }
-    })
-    .await;
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while let Err(error) = client.batch_execute(&sql).await {
+        let goes_on = is_failed_lookup(&error) && Instant::now() < deadline;
+        assert!(goes_on, "{schema} cannot be removed: {error:?}");
+    }
 }
 
 fn is_failed_lookup(error: &tokio_postgres::Error) -> bool {
@@ -89,16 +95,17 @@ pub(crate) async fn assert_sound(store: &dyn StorageBackend) {
 pub(crate) struct Postgres {
     name: &'static str,
     variable: &'static str,
-    use_timescale: UseTimescale,
+    /// What the store must use, so that no run proves less than it says.
+    tier: Tier,
 }
 
 impl Postgres {
     pub(crate) fn plain(name: &'static str) -> Self {
-        Self { name, variable: URL, use_timescale: UseTimescale::Off }
+        Self { name, variable: URL, tier: Tier::Plain }
     }
 
-    pub(crate) fn timescale(name: &'static str, variable: &'static str) -> Self {
-        Self { name, variable, use_timescale: UseTimescale::Auto }
+    pub(crate) fn timescale(name: &'static str, variable: &'static str, tier: Tier) -> Self {
+        Self { name, variable, tier }
     }
 
     fn url(&self) -> String {
@@ -117,8 +124,13 @@ impl Fixture for Postgres {
     }
 
     async fn open_store(&self, location: &str) -> Result<Store> {
-        let options = options(&self.url(), location).use_timescale(self.use_timescale);
-        Ok(PostgresBackend::open(options).await?.into())
+        let has_timescale = self.tier != Tier::Plain;
+        let used = if has_timescale { UseTimescale::Auto } else { UseTimescale::Off };
+        let options = options(&self.url(), location).use_timescale(used);
+        let store = PostgresBackend::open(options).await?;
+        assert_eq!(store.uses_timescale(), has_timescale);
+        assert!(!has_timescale || store.tier() == self.tier, "{:?}", store.tier());
+        Ok(store.into())
     }
 
     async fn destroy(&self, location: &str) -> Result<()> {

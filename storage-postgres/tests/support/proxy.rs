@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)] // each target uses a part of it
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -20,7 +20,9 @@ pub(crate) enum Then {
 struct State {
     /// Bytes that still go through, both ways together; `i64::MAX` for any number.
     left: AtomicI64,
-    stalls: std::sync::atomic::AtomicBool,
+    stalls: AtomicBool,
+    /// Whether the next answer to a commit is withheld.
+    withholds_commit: AtomicBool,
     /// Rung to close connections that are stalled.
     release: Notify,
     struck: AtomicU64,
@@ -41,6 +43,7 @@ impl Proxy {
         let state = Arc::new(State {
             left: AtomicI64::new(i64::MAX),
             stalls: false.into(),
+            withholds_commit: false.into(),
             release: Notify::new(),
             struck: AtomicU64::new(0),
         });
@@ -64,6 +67,11 @@ impl Proxy {
         self.state.left.store(bytes, Ordering::SeqCst);
     }
 
+    /// Cuts a connection once the server has committed on it, before the client hears of that.
+    pub(crate) fn withhold_commit(&self) {
+        self.state.withholds_commit.store(true, Ordering::SeqCst);
+    }
+
     /// Lets everything through again, and closes what is stalled.
     pub(crate) fn heal(&self) {
         self.state.left.store(i64::MAX, Ordering::SeqCst);
@@ -81,8 +89,8 @@ async fn pass(client: TcpStream, server: TcpStream, state: &State) {
     let (mut from_server, mut to_server) = server.into_split();
     // Either side ends both.
     tokio::select! {
-        () = pump(&mut from_client, &mut to_server, state) => {}
-        () = pump(&mut from_server, &mut to_client, state) => {}
+        () = pump(&mut from_client, &mut to_server, state, false) => {}
+        () = pump(&mut from_server, &mut to_client, state, true) => {}
     }
 }
 
@@ -90,9 +98,15 @@ async fn pump(
     from: &mut (impl AsyncReadExt + Unpin),
     to: &mut (impl AsyncWriteExt + Unpin),
     state: &State,
+    is_answer: bool,
 ) {
     let mut buffer = vec![0; 16 << 10];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
+        let is_commit = is_answer && buffer[..read].windows(7).any(|bytes| bytes == b"COMMIT\0");
+        if is_commit && state.withholds_commit.swap(false, Ordering::SeqCst) {
+            state.struck.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
         let some = if state.left.load(Ordering::SeqCst) == i64::MAX {
             read
         } else {

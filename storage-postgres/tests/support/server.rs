@@ -45,7 +45,7 @@ pub(crate) fn community_trial(name: &str, run: fn() -> Result<(), Failed>) -> Tr
     gated_by(&["timescale_community"], name, lack, run)
 }
 
-fn gated(
+pub(crate) fn gated(
     name: &str,
     lack: Option<String>,
     run: impl FnOnce() -> Result<(), Failed> + Send + 'static,
@@ -68,7 +68,8 @@ fn gated_by(
     }
 }
 
-fn lack(needs_root: bool) -> Option<String> {
+/// Says what a server of a test's own lacks on this machine.
+pub(crate) fn lack(needs_root: bool) -> Option<String> {
     let id = Command::new("id").arg("-u").output().map(|output| output.stdout);
     if needs_root && id.ok().as_deref() != Some(b"0\n") {
         return Some("needs root".to_owned());

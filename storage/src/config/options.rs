@@ -34,7 +34,7 @@ impl Default for SqliteConfig {
 }
 
 /// How the PostgreSQL server is reached.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PostgresConfig {
     /// `postgres://user:password@host:port/database?...`
@@ -42,6 +42,14 @@ pub struct PostgresConfig {
     /// How many connections questions use at most.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pool_size: Option<u32>,
+}
+
+impl std::fmt::Debug for PostgresConfig {
+    /// Without the URL: it may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("PostgresConfig");
+        shown.field("pool_size", &self.pool_size).finish_non_exhaustive()
+    }
 }
 
 /// Where Parquet files lie.
