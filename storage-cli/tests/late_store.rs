@@ -189,7 +189,7 @@ fn in_memory() -> Result<(), Failed> {
 }
 
 fn unread() -> Result<(), Failed> {
-    let mut late = Late::new(json!({ "shutdown_secs": 1 }));
+    let late = Late::new(json!({ "shutdown_secs": 1 }));
     late.server.stop("fast");
     let (mut child, mut input) = late.start();
     drop(child.stdout.take());
@@ -225,7 +225,7 @@ fn signalled() -> Result<(), Failed> {
 
 /// Without a spool, and with a minute for the end.
 fn signalled_twice() -> Result<(), Failed> {
-    let mut late = Late::new(json!({ "shutdown_secs": 60 }));
+    let late = Late::new(json!({ "shutdown_secs": 60 }));
     late.server.stop("fast");
     let (mut child, mut input) = late.start();
     let told = Told::of(&mut child);

@@ -97,6 +97,20 @@ impl Fresh {
             WHERE application_name = $1 AND query LIKE $2 || '%'";
         admin.query_one(sql, &[&self.schema, &query]).await.unwrap().get(0)
     }
+
+    /// Ends a connection of the store whose statement starts like `query`, and not the one of the process
+    /// `before`, which may take a while to end; returns the process, or `before` if there is no other.
+    async fn terminate_other(
+        &self,
+        admin: &tokio_postgres::Client,
+        query: &str,
+        before: i32,
+    ) -> i32 {
+        let sql = "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE application_name = $1 AND query LIKE $2 || '%' AND pid <> $3 LIMIT 1";
+        let row = admin.query_opt(sql, &[&self.schema, &query, &before]).await.unwrap();
+        row.map_or(before, |row| row.get(0))
+    }
 }
 
 /// Samples `number * len ..` of a series, a minute apart, over several days.
@@ -136,9 +150,12 @@ fn killed_mid_copy() -> Result<(), Failed> {
             async move { store.write_batch(&batch(1, 10)).await }
         });
         // Once for the connection that was there, which is replaced, once for the new one.
+        let mut killed = 0;
         for _ in 0..2 {
+            let before = killed;
             eventually(PATIENCE, "kill", async || {
-                fresh.terminate(&admin, "COPY samples").await > 0
+                killed = fresh.terminate_other(&admin, "COPY samples", before).await;
+                killed != before
             })
             .await;
         }

@@ -71,8 +71,9 @@ impl Slice {
                 continue;
             }
             let (times, values) = block::decode_values(payload_of(block)?, self.range.end_ms())?;
-            for index in times.before(self.range.start_ms())..times.before(self.range.end_ms()) {
-                take(&RawSample { ms: times.at(index), value: values[index], metadata: None })?;
+            let part = times.before(self.range.start_ms())..times.before(self.range.end_ms());
+            for (index, &value) in part.clone().zip(&values[part]) {
+                take(&RawSample { ms: times.at(index), value, metadata: None })?;
             }
         }
         for newer in unsealed {

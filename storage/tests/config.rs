@@ -88,7 +88,13 @@ fn everything_has_a_default_and_the_effective_values_load_again() {
 }
 
 #[test]
-fn a_password_of_postgresql_is_not_shown() {
+fn a_password_is_not_shown() {
+    let config = parse(
+        r#"{"storage":{"url":"postgres://a:s3cret@h/d","parquet":{"base_path":"s3://b?key=s3cret"},
+            "archive":{"cold":"parquet+s3://b?aws_secret_access_key=s3cret"}}}"#,
+    );
+    let shown = format!("{:?}", config.unwrap());
+    assert!(shown.contains("parquet+s3") && !shown.contains("s3cret"), "{shown}");
     let config = parse(WITH_DAYS).unwrap();
     let shown = format!("{config:?} {:#?}", config.storage.postgres);
     assert!(shown.contains("pool_size: Some(20)") && !shown.contains("user:pass"), "{shown}");

@@ -8,13 +8,13 @@ use storage_core::pipeline::ArchivePolicy;
 
 use super::age::Age;
 use super::storage::StorageConfig;
-use super::{bad_value, config_error};
+use super::{bad_value, config_error, without_secrets};
 use crate::TierUrls;
 
 /// Which samples are moved to a cold store. All questions are answered from both, and an age in
 /// [`RetentionConfig`](super::RetentionConfig) is about both: it has to be longer than `after`, and nothing is removed
 /// that is not archived yet.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ArchiveConfig {
     /// The URL of the cold store; left out where `storage.url` is `tiered://`, which names it.
@@ -29,6 +29,20 @@ pub struct ArchiveConfig {
     /// At most so many samples are copied a second.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub samples_per_second: Option<u64>,
+}
+
+impl std::fmt::Debug for ArchiveConfig {
+    /// Without what is in the URL: it may be a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { cold, after, interval, window, samples_per_second } = self;
+        f.debug_struct("ArchiveConfig")
+            .field("cold", &cold.as_deref().map(without_secrets))
+            .field("after", after)
+            .field("interval", interval)
+            .field("window", window)
+            .field("samples_per_second", samples_per_second)
+            .finish()
+    }
 }
 
 impl Default for ArchiveConfig {

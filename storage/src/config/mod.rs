@@ -131,6 +131,11 @@ fn known_keys() -> Result<Value> {
     serde_json::to_value(config).map_err(|error| config_error("no example").with_source(error))
 }
 
+/// A path as it is, and of a URL its scheme alone.
+fn without_secrets(place: &str) -> &str {
+    place.split_once("://").map_or(place, |(scheme, _)| scheme)
+}
+
 fn config_error(message: impl Into<Cow<'static, str>>) -> Error {
     Error::new(ErrorKind::Config, message).with_operation("load_config")
 }

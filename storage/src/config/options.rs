@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::age::Age;
+use super::without_secrets;
 
 /// The backends by the names that the configuration has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -53,13 +54,23 @@ impl std::fmt::Debug for PostgresConfig {
 }
 
 /// Where Parquet files lie.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ParquetConfig {
     /// A directory, or `s3://bucket/prefix` (also `gs://`, `az://`).
     pub base_path: String,
     /// How many records make a batch, and so a new file; it takes the place of `buffer_size`.
     pub batch_size: usize,
+}
+
+impl std::fmt::Debug for ParquetConfig {
+    /// Without what is in a URL: it may be a key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ParquetConfig")
+            .field("base_path", &without_secrets(&self.base_path))
+            .field("batch_size", &self.batch_size)
+            .finish()
+    }
 }
 
 impl Default for ParquetConfig {

@@ -19,7 +19,7 @@ use super::options::{
 };
 use super::retention::RetentionConfig;
 use super::rollups::RollupsConfig;
-use super::{Config, bad_value};
+use super::{Config, bad_value, without_secrets};
 use crate::{TierUrls, connect};
 
 /// What a record takes in memory, roughly and rather more.
@@ -56,7 +56,7 @@ const BATCHES_HELD: usize = 4;
 /// | `spool` | none | see [`SpoolConfig`] |
 /// | `collect` | every second | see [`CollectConfig`] |
 /// | `listen` | nowhere | see [`ListenConfig`] |
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct StorageConfig {
     /// Which backend.
@@ -100,6 +100,32 @@ pub struct StorageConfig {
     pub collect: CollectConfig,
     /// Where samples come in by sockets.
     pub listen: ListenConfig,
+}
+
+impl std::fmt::Debug for StorageConfig {
+    /// Without what is in URLs: it may be a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut shown = f.debug_struct("StorageConfig");
+        shown.field("backend", &self.backend);
+        shown.field("url", &self.url.as_deref().map(without_secrets));
+        shown.field("path", &self.path.as_deref().map(without_secrets));
+        shown.field("sqlite", &self.sqlite);
+        shown.field("postgres", &self.postgres);
+        shown.field("parquet", &self.parquet);
+        shown.field("buffer_size", &self.buffer_size);
+        shown.field("flush_interval_secs", &self.flush_interval_secs);
+        shown.field("shutdown_secs", &self.shutdown_secs);
+        shown.field("retention", &self.retention);
+        shown.field("pruning_interval", &self.pruning_interval);
+        shown.field("rollups", &self.rollups);
+        shown.field("rollup_interval", &self.rollup_interval);
+        shown.field("rollup_delay", &self.rollup_delay);
+        shown.field("archive", &self.archive);
+        shown.field("spool", &self.spool);
+        shown.field("collect", &self.collect);
+        shown.field("listen", &self.listen);
+        shown.finish()
+    }
 }
 
 impl Default for StorageConfig {
