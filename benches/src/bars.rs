@@ -124,6 +124,7 @@ pub const TARGETS: &[Target] = &[
     at_least("postgres write 1000", "times raw COPY", 0.9),
     at_least("postgres write 10000", "times raw COPY", 0.9),
     at_least("postgres callers 16 of 100", "times one caller", 5.0),
+    at_least("postgres-slow-disk callers 16 of 100", "times one caller", 5.0),
     at_most("postgres single-groupby-1-1-1", "times SQL by hand", 1.15),
     at_most("postgres single-groupby-1-1-12", "times SQL by hand", 1.15),
     at_most("postgres single-groupby-1-8-1", "times SQL by hand", 1.15),

@@ -103,9 +103,13 @@ fn encoded(inner: &str) -> String {
 }
 
 fn password_of(url: &str) -> Option<&str> {
-    let (_, rest) = url.split_once("://")?;
+    let (scheme, rest) = url.split_once("://")?;
     let authority = rest.split(['/', '?']).next()?;
-    let (user_info, _) = authority.rsplit_once('@')?;
+    let (user_info, _) = match authority.rsplit_once('@') {
+        None if scheme.starts_with("postgres") => rest.rsplit_once('@')?,
+        // A password may hold what ends the authority.
+        found => found?,
+    };
     let (_, password) = user_info.split_once(':')?;
     Some(password).filter(|password| !password.is_empty())
 }
@@ -144,6 +148,15 @@ mod tests {
         let hidden = nested.replace("p1", "***").replace("p2", "***").replace("p3", "***");
         assert_eq!(shown(nested), hidden);
         assert_eq!(passwords_of(nested), ["p1", "p2"]);
+        for password in ["p/w", "p?w", "p/w@x"] {
+            let url = format!("postgres://me:{password}@h/db");
+            assert_eq!(shown(&url), "postgres://me:***@h/db");
+            let nested = format!("tiered://?hot={}&cold=memory://", encoded(&url));
+            assert_eq!(shown(&nested), "tiered://?hot=postgres://me:***@h/db&cold=memory://");
+            assert_eq!(passwords_of(&nested), [password]);
+        }
+        let escaped = "tiered://?hot=postgres://me:p%2Fw@h/db&cold=memory://";
+        assert_eq!(shown(escaped), escaped.replace("p%2Fw", "***"));
         for plain in ["sqlite://a:b.db", "postgres://me@host/db", "memory://"] {
             assert_eq!(shown(plain), plain);
         }

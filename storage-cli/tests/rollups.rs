@@ -7,7 +7,7 @@ mod common;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use common::{Fixture, Run, terminate, until};
+use common::{Fixture, Run, Told, terminate, until};
 use serde_json::{Value, json};
 
 const DAYS: i64 = 16;
@@ -176,14 +176,17 @@ fn of_two_processes_one_at_a_time_prunes() {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().unwrap()
     };
-    let children = [start(), start()];
+    let mut children = [start(), start()];
+    let told = children.each_mut().map(Told::of);
+    let both = || told.iter().all(|told| told.text().contains("Ctrl-C ends"));
+    until(Duration::from_secs(60), "they did not begin", both);
     until(Duration::from_secs(60), "nothing was pruned", || fixture.samples() < SAMPLES);
     let runs = children.map(|mut child| {
         let input = child.stdin.take();
         terminate(&child);
         let run = Run::of(child.wait_with_output().unwrap());
         drop(input);
-        assert_eq!(run.code, 0, "{run:?}");
+        assert_eq!(run.code, 0, "{run:?} {:?}", told.each_ref().map(Told::text));
         run.json()
     });
     let pruned = |run: &Value| run["samples_pruned"].as_u64().unwrap();

@@ -57,9 +57,9 @@ impl PostgresBackend {
     /// `Unavailable` with host and port if the server cannot be reached; `PermissionDenied` if it
     /// refuses the role or the role may not create the tables; `NotFound` if there is no such
     /// database, or no store and `create` is off; `Config` if TLS fails, the schema holds tables
-    /// of another program, the database is not in UTF-8, or the server is older than PostgreSQL 14;
-    /// `VersionMismatch` if a newer version of
-    /// this library made the store, and nothing is changed.
+    /// of another program, the database is not in UTF-8, or the server is older than
+    /// PostgreSQL 14; `VersionMismatch` if a newer version of this library made the store, and nothing
+    /// is changed.
     pub async fn open(options: PostgresOptions) -> Result<Self> {
         let store = Store::open(options).await.map_err(|error| named(error, "connect"))?;
         let store = Arc::new(store);

@@ -1,7 +1,5 @@
 //! Answers questions: one statement gives the answer, hence one snapshot.
 
-use std::collections::BTreeMap;
-
 use storage_core::metrics::time::from_ms;
 use storage_core::{
     Error, ErrorKind, MetricRecord, Result, Sample, SeriesFilter, SeriesInfo, SeriesKey,
@@ -204,20 +202,26 @@ impl Store {
         );
         let mut parameters: Vec<Parameter<'_>> = vec![&limit];
         parameters.extend(condition.parameters());
-        let mut found: BTreeMap<SeriesKey, Vec<Sample>> = BTreeMap::new();
-        for row in self.rows(&sql, &parameters).await? {
-            found.entry(key(&row, 0)?).or_default().push(to_sample(&row, 2)?);
+        let rows = self.rows(&sql, &parameters).await?;
+        let one = |row: &Row| Ok((key(row, 0)?, to_sample(row, 2)?));
+        let mut newest = rows.iter().map(one).collect::<Result<Vec<_>>>()?;
+        newest.sort_unstable_by(|a, b| (&a.0, b.1.timestamp).cmp(&(&b.0, a.1.timestamp)));
+        let mut found: Vec<SeriesSamples> = Vec::new();
+        for (series, sample) in newest {
+            match found.last_mut() {
+                Some(last) if last.series == series => last.samples.push(sample),
+                _ => found.push(SeriesSamples { series, samples: vec![sample] }),
+            }
         }
-        let newest_first = |(series, mut samples): (SeriesKey, Vec<Sample>)| {
-            samples.sort_unstable_by_key(|sample| std::cmp::Reverse(sample.timestamp));
-            SeriesSamples { series, samples }
-        };
-        Ok(found.into_iter().map(newest_first).collect())
+        Ok(found)
     }
 
     /// The series of a scan, in order. Without their ids: steps may come on other connections, see
     /// [`dictionary`](crate::dictionary).
     pub(crate) async fn scan_series(&self, filter: &SeriesFilter) -> Result<Vec<SeriesKey>> {
+        if let Some(named) = named_series(filter) {
+            return Ok(named);
+        }
         let condition = Condition::of(filter, 1);
         let sql = format!(
             "SELECT s.server_id, s.metric_type FROM series s
@@ -273,6 +277,17 @@ impl Store {
         let fitting = fitting.map_or(SCAN_STEP_SAMPLES, |samples| samples as i64);
         Ok((step, fitting.clamp(SCAN_STEP_SAMPLES_MIN, SCAN_STEP_SAMPLES)))
     }
+}
+
+/// Returns the series that a filter names, in order, if it names all of them and a step of a scan takes
+/// them: of one that is not there a step finds nothing.
+fn named_series(filter: &SeriesFilter) -> Option<Vec<SeriesKey>> {
+    let (servers, metrics) = (filter.server_id.names()?, filter.metric_type.names()?);
+    if servers.len().saturating_mul(metrics.len()) > SCAN_STEP_SERIES {
+        return None;
+    }
+    let of = |server: &String| metrics.iter().map(|metric| SeriesKey::new(server, metric));
+    Some(servers.iter().flat_map(of).collect())
 }
 
 /// What a step of a scan found.

@@ -48,10 +48,15 @@ fn stalled_prune() -> Result<(), Failed> {
         let port = server.get_ports()[0];
         let proxy = Proxy::start(format!("127.0.0.1:{port}")).await;
         let by_proxy = url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
+        // Tables and partitions are there, however long that takes.
+        let first = PostgresBackend::open(support::options(&url, &schema)).await.unwrap();
+        first.write_batch(&batch(0..1000)).await.unwrap();
+        first.close().await.unwrap();
         let options = support::options(&by_proxy, &schema);
         // A step of upkeep may take ten times as long.
         let options = options.statement_timeout(Duration::from_millis(300));
         let store = Arc::new(PostgresBackend::open(options).await.unwrap());
+        // Another writes it again, so that the handle has looked around.
         store.write_batch(&batch(0..1000)).await.unwrap();
         // Past what connecting takes, in front of the end.
         proxy.strike_after(4_000, Then::Stall);

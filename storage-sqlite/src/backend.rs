@@ -34,9 +34,6 @@ use crate::write;
 /// Blocks that one step of a scan reads.
 const SCAN_BLOCKS: usize = 16;
 
-/// How many steps of a scan are under way at once.
-const STEPS_AHEAD: usize = 2;
-
 /// Blocks with payload from which on decoding leaves the async threads.
 const INLINE_BLOCKS_MAX: usize = 16;
 
@@ -254,30 +251,25 @@ impl SqliteBackend {
         Ok(self.keys_of(ids.into_iter()))
     }
 
-    /// Streams one series in steps, each a snapshot of its own that starts where the last ended. The
-    /// next one is read while the last is turned into samples.
+    /// Streams one series in steps, each a snapshot of its own that starts where the last ended. Between
+    /// two steps nothing is held: whoever takes the samples may take long.
     fn scan_series(&self, key: SeriesKey, range: TimeRange) -> ScanStream<'_> {
-        let slices = stream::try_unfold((key.clone(), range), move |(key, rest)| async move {
-            if rest.is_empty() {
-                return Ok(None);
-            }
-            self.store.check_open()?;
-            let Some(slice) = self.store.next_slice(&key, rest, SCAN_BLOCKS).await? else {
-                return Ok(None);
-            };
-            let next = TimeRange::new(slice.range.end(), rest.end())?;
-            Ok::<_, Error>(Some((slice, (key, next))))
-        });
-        let steps = slices.map_ok(move |slice| {
+        let steps = stream::try_unfold(Some(range), move |rest| {
             let key = key.clone();
             async move {
+                let Some(rest) = rest.filter(|rest| !rest.is_empty()) else { return Ok(None) };
+                self.store.check_open()?;
+                let Some(slice) = self.store.next_slice(&key, rest, SCAN_BLOCKS).await? else {
+                    return Ok(None);
+                };
+                let next = TimeRange::new(slice.range.end(), rest.end())?;
                 let mut answers =
                     self.answer(vec![slice], |slice| slice.samples(to_sample)).await?;
                 let samples = answers.pop().map(|(_, samples)| samples).unwrap_or_default();
-                Ok(batches_of(key, samples))
+                Ok::<_, Error>(Some((batches_of(key, samples), Some(next))))
             }
         });
-        Box::pin(steps.try_buffered(STEPS_AHEAD).try_flatten())
+        Box::pin(steps.try_flatten())
     }
 }
 

@@ -241,6 +241,12 @@ fn the_environment_replaces_what_says_the_same_in_another_way() {
     assert_eq!(url_of(url, &[("STORAGE__BACKEND", "memory")]), "memory://");
     assert_eq!(url_of(url, &[("STORAGE__PATH", "mine.db")]), "sqlite://mine.db");
     assert_eq!(url_of(url, &[("STORAGE__BUFFER_SIZE", "7")]), "postgres://a@b/c");
+    // What does not concern the backend changes nothing.
+    assert_eq!(url_of(url, &[("STORAGE__BACKEND", "postgres")]), "postgres://a@b/c");
+    assert_eq!(url_of(url, &[("STORAGE__SQLITE__PATH", "mine.db")]), "postgres://a@b/c");
+    assert_eq!(url_of(path, &[("STORAGE__PARQUET__BASE_PATH", "mine")]), "sqlite://file.db");
+    let parquet = r#"{"storage":{"backend":"parquet","path":"file"}}"#;
+    assert_eq!(url_of(parquet, &[("STORAGE__SQLITE__PATH", "mine.db")]), "parquet://file");
 
     let days = r#"{"storage":{"retention":{"raw_metrics_days":7}}}"#;
     let ages = r#"{"storage":{"retention":{"raw_metrics":"7d"}}}"#;

@@ -3,7 +3,8 @@
 //! questions of TSBS. Every answer is compared.
 //!
 //! `STORAGE_TEST_POSTGRES_URL` names the server, which is asked over its local socket where it has
-//! one; `scripts/bench` starts one, with syncs on.
+//! one; `scripts/bench` starts one, with syncs on. `scripts/bench --only postgres-slow-disk` makes each sync
+//! take 2 ms, and asks of callers alone.
 #![allow(clippy::print_stdout)]
 
 mod by_hand;
@@ -29,9 +30,15 @@ async fn main() -> Outcome<()> {
     let Ok(url) = std::env::var("STORAGE_TEST_POSTGRES_URL") else {
         return Err("STORAGE_TEST_POSTGRES_URL names no server; scripts/bench starts one".into());
     };
-    let mut report = Report::new("postgres", &options);
+    let name = if options.slow_disk { "postgres-slow-disk" } else { "postgres" };
+    let mut report = Report::new(name, &options);
     let server = Server::of(&url).await?;
     report.version("postgresql", server.version.clone());
+    if options.slow_disk {
+        writes::callers(&mut report, &server, options.scaled(60, 10)).await?;
+        println!("{}", report.finish()?);
+        return Ok(());
+    }
     for (batch, batches) in [(1000, 60), (10_000, 8)] {
         report.progress(&format!("batches of {batch}"));
         writes::against_copy(&mut report, &server, batch, options.scaled(batches, batches / 6 + 1))

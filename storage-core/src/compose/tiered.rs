@@ -146,8 +146,10 @@ struct Tiers {
 ///
 /// # Cost
 /// A write costs one read of the control store more. A read asks both tiers at once, and the hot
-/// one alone for what is newer than everything archived, then the control store. Where late
-/// samples lie over archived ones, aggregates read the samples of the stretch that they span,
+/// one alone for what is newer than everything archived, then the control store. Which series the cold
+/// tier holds is remembered between moves, about a hundred bytes and its names for each of 100,000 at
+/// most: `latest` asks the hot tier first then, and the cold one only if there are series that stopped.
+/// Where late samples lie over archived ones, aggregates read the samples of the stretch that they span,
 /// and `stats` and `series` count them by a scan of it.
 ///
 /// # Example
@@ -557,7 +559,7 @@ impl StorageBackend for Tiered {
 impl Tiered {
     /// Waits until the view is another than `before`; clears up behind who has died.
     async fn wait_past(&self, before: View, deadline: Instant) -> Result<View> {
-        let mut clears_up = Instant::now() + self.tiers.options.lease;
+        let mut clears_up = after(Instant::now(), self.tiers.options.lease);
         loop {
             let now = self.look().await?;
             if now.generation != before.generation {
@@ -571,7 +573,7 @@ impl Tiered {
             }
             if Instant::now() >= clears_up {
                 moves::clear_up(&self.tiers, Instant::now()).await?;
-                clears_up = Instant::now() + self.tiers.options.lease;
+                clears_up = after(Instant::now(), self.tiers.options.lease);
             }
             look_again().await;
         }

@@ -382,7 +382,7 @@ impl Rolled {
     /// Waits until the view is another than `before`; clears up behind who has died.
     async fn wait_past(&self, before: &View, deadline: Instant) -> Result<Arc<View>> {
         let interval = self.stores.options.lease / 8;
-        let mut clears_up = Instant::now() + interval;
+        let mut clears_up = after(Instant::now(), interval);
         loop {
             let now = self.look().await?;
             if now.generation != before.generation {
@@ -396,7 +396,7 @@ impl Rolled {
             }
             if Instant::now() >= clears_up {
                 turn::clear_up(&self.stores).await?;
-                clears_up = Instant::now() + interval;
+                clears_up = after(Instant::now(), interval);
             }
             look_again().await;
         }

@@ -331,7 +331,8 @@ impl<B: StorageBackend + 'static> StorageBackend for Spooled<B> {
     }
 
     async fn prune_before(&self, cutoff: DateTime<Utc>) -> Result<u64> {
-        // Otherwise what is drained later, or again after a crash, would bring back what was pruned.
+        // Otherwise what is drained later, or again after a crash, would bring back what was pruned. What
+        // is written and drained beside the prune, with more behind it, may still come again after a crash.
         self.settle("prune_before").await?;
         self.shared.remove_drained("prune_before").await?;
         self.shared.inner.prune_before(cutoff).await

@@ -53,7 +53,7 @@ pub(crate) fn gated(
     gated_by(&["postgres", "faults", "all", "1"], name, lack, run)
 }
 
-fn gated_by(
+pub(crate) fn gated_by(
     words: &[&str],
     name: &str,
     lack: Option<String>,

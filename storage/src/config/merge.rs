@@ -11,11 +11,6 @@ use super::{ENVIRONMENT_PREFIX, config_error};
 /// How unlike a name may be to one that was probably meant: 1 is the same, 0 nothing alike.
 const SIMILARITY_MIN: f64 = 0.6;
 
-/// Keys that say the same in another way: the first, from the environment, goes before the second in the
-/// file.
-const SAME: [(&str, &str); 4] =
-    [("backend", "url"), ("path", "url"), ("sqlite.path", "path"), ("parquet.base_path", "path")];
-
 /// Refuses the first key of `value` that `known` does not have.
 pub(super) fn refuse_unknown(value: &Value, known: &Value, path: &str) -> Result<()> {
     let (fields, known) = match (value, known) {
@@ -70,10 +65,7 @@ pub(super) fn apply_environment(
             Some((variable.as_ref(), path, text.as_ref()))
         })
         .collect();
-    // Of the file alone: what the environment says in two ways is told.
-    for (_, path, _) in &ours {
-        forget_same(value, &path.replace("__", "."));
-    }
+    forget_same(value, |key| ours.iter().find(|(_, path, _)| path == key).map(|(.., text)| *text));
     for (variable, path, text) in ours {
         let path: Vec<_> = std::iter::once("storage").chain(path.split("__")).collect();
         apply(value, known, &path, text)
@@ -82,21 +74,28 @@ pub(super) fn apply_environment(
     Ok(())
 }
 
-/// Takes out of the file what says the same as `key` in another way.
-fn forget_same(value: &mut Value, key: &str) {
-    let of_table = SAME.iter().filter(|(said, _)| *said == key).map(|(_, same)| (*same).to_owned());
-    let of_age = key.strip_prefix("retention.").map(|age| match age.strip_suffix("_days") {
-        Some(age) => format!("retention.{age}"),
-        None => format!("retention.{age}_days"),
-    });
-    for same in of_table.chain(of_age) {
-        let (parent, name) = same.rsplit_once('.').unwrap_or(("", &same));
-        let pointer =
-            if parent.is_empty() { "/storage".into() } else { format!("/storage/{parent}") };
-        if let Some(fields) = value.pointer_mut(&pointer).and_then(Value::as_object_mut) {
-            fields.remove(name);
-        }
+/// Takes out of the file what says the same as a variable in another way, and would go before it.
+fn forget_same<'a>(file: &mut Value, variable: impl Fn(&str) -> Option<&'a str>) {
+    let Some(storage) = file.get_mut("storage").and_then(Value::as_object_mut) else { return };
+    let text = |name| storage.get(name).and_then(Value::as_str);
+    let backend = variable("backend").or(text("backend")).unwrap_or("sqlite").to_owned();
+    let is_other = |url: &str| variable("backend").is_some() && !url.starts_with(&backend);
+    if variable("path").is_some() || text("url").is_some_and(is_other) {
+        storage.remove("url");
     }
+    let place = match &*backend {
+        "sqlite" => variable("sqlite__path"),
+        "parquet" => variable("parquet__base_path"),
+        _ => None,
+    };
+    if place.is_some() {
+        storage.remove("path");
+    }
+    let Some(ages) = storage.get_mut("retention").and_then(Value::as_object_mut) else { return };
+    ages.retain(|age, _| {
+        let other = age.strip_suffix("_days").map_or_else(|| format!("{age}_days"), str::to_owned);
+        variable(&format!("retention__{other}")).is_none()
+    });
 }
 
 fn apply(value: &mut Value, known: &Value, path: &[&str], text: &str) -> Result<()> {

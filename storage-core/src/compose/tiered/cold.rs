@@ -1,8 +1,10 @@
-//! What the cold tier holds of each series, remembered for as long as nobody changes it.
+//! Which series the cold tier holds, remembered for as long as nobody changes it, so that the newest
+//! samples need no question to the cold tier, which may be far away, where the hot one has newer ones.
 //!
-//! Moves and prunes alone change the cold tier, and each begins and ends with another view. What was
-//! read while nobody did either is so until the view is another one. With it the newest samples
-//! need no question to the cold tier, which may be far away, where the hot one has newer ones.
+//! Moves and prunes alone change the cold tier, and each begins and ends with another view. One that
+//! failed may still take effect later; so what is remembered may say of a series that it reaches
+//! farther than it does, and then the cold tier is asked in vain. It never says less: what a move
+//! copies is in the hot tier, too, until there is another view. Numbers of samples are not taken from it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,44 +13,45 @@ use super::view::{Phase, View};
 use crate::error::Result;
 use crate::metrics::{SeriesFilter, SeriesInfo, SeriesSamples};
 
-/// Of more series nothing is remembered: each takes about a hundred bytes and its names.
+/// More series are not remembered: each takes about a hundred bytes and its names.
 const SERIES_MAX: usize = 100_000;
+
+/// All series of a tier, in order; `None` if they are too many.
+type Remembered = Option<Arc<Vec<SeriesInfo>>>;
 
 /// The series of the cold tier as of one view, once they were read.
 #[derive(Debug, Default)]
-pub(super) struct ColdSeries(Mutex<Option<(u64, Arc<Vec<SeriesInfo>>)>>);
+pub(super) struct ColdSeries(Mutex<Option<(u64, Remembered)>>);
 
 impl ColdSeries {
-    fn of(&self, view: &View) -> Option<Arc<Vec<SeriesInfo>>> {
+    fn of(&self, view: &View) -> Option<Remembered> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = known.as_ref().filter(|(generation, _)| *generation == view.generation);
-        known.map(|(_, all)| Arc::clone(all))
+        known.map(|(_, all)| all.clone())
     }
 
-    fn remember(&self, view: &View, all: &Arc<Vec<SeriesInfo>>) {
-        if all.len() <= SERIES_MAX {
-            let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *known = Some((view.generation, Arc::clone(all)));
-        }
+    fn remember(&self, view: &View, all: Vec<SeriesInfo>) -> Remembered {
+        let all = (all.len() <= SERIES_MAX).then(|| Arc::new(all));
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *known = Some((view.generation, all.clone()));
+        all
     }
 }
 
 impl Reading<'_> {
     /// Returns all series of the cold tier, in order; `None` if they are not known, or change just
     /// now. Who asks for all makes them known.
-    pub(super) async fn cold_series(
-        &mut self,
-        filter: &SeriesFilter,
-    ) -> Result<Option<Arc<Vec<SeriesInfo>>>> {
+    pub(super) async fn cold_series(&mut self, filter: &SeriesFilter) -> Result<Remembered> {
         while matches!(self.view.phase, Phase::Idle | Phase::Moving) {
-            let known = self.store.cold_series.of(&self.view);
-            if known.is_some() || *filter != SeriesFilter::any() {
+            if let Some(known) = self.store.cold_series.of(&self.view) {
                 return Ok(known);
             }
-            let all = Arc::new(self.store.tiers.cold.series(filter).await?);
+            if *filter != SeriesFilter::any() {
+                return Ok(None);
+            }
+            let all = self.store.tiers.cold.series(filter).await?;
             if self.is_settled().await? {
-                self.store.cold_series.remember(&self.view, &all);
-                return Ok(Some(all));
+                return Ok(self.store.cold_series.remember(&self.view, all));
             }
         }
         Ok(None)
@@ -56,7 +59,7 @@ impl Reading<'_> {
 }
 
 /// Whether none of `cold`, of the series that `filter` chooses, can be among the newest `n` samples, of
-/// which `hot` are those in the hot tier.
+/// which `hot` are those in the hot tier. Both are in order.
 pub(super) fn is_older(
     cold: &[SeriesInfo],
     filter: &SeriesFilter,
@@ -69,5 +72,12 @@ pub(super) fn is_older(
         let last = at.and_then(|at| n.checked_sub(1).and_then(|last| hot[at].samples.get(last)));
         last.is_some_and(|last| last.timestamp >= info.newest)
     };
+    if let Some((server_id, metric_type)) = filter.as_exact() {
+        let name = (server_id, metric_type);
+        let of = |info: &SeriesInfo| {
+            (info.series.server_id.as_str(), info.series.metric_type.as_str()).cmp(&name)
+        };
+        return cold.binary_search_by(of).map_or(true, |at| is_older(&cold[at]));
+    }
     cold.iter().filter(|info| filter.matches_key(&info.series)).all(is_older)
 }

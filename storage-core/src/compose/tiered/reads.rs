@@ -205,17 +205,10 @@ impl Reading<'_> {
     }
 
     /// Returns the series of both tiers; `None` if late samples came while they were counted.
-    async fn series(&mut self, filter: &SeriesFilter) -> Result<Option<Vec<SeriesInfo>>> {
-        let known = self.cold_series(filter).await?;
+    async fn series(&self, filter: &SeriesFilter) -> Result<Option<Vec<SeriesInfo>>> {
         let (tiers, parts) = (self.tiers(), self.parts(TimeRange::all())?);
-        let cold = async {
-            let chosen = |info: &&SeriesInfo| filter.matches_key(&info.series);
-            match known {
-                Some(known) => Ok(known.iter().filter(chosen).cloned().collect()),
-                None => tiers.cold.series(filter).await,
-            }
-        };
-        let (cold, hot) = both(parts.in_turn, cold, self.hot_series(filter, &parts)).await?;
+        let hot = self.hot_series(filter, &parts);
+        let (cold, hot) = both(parts.in_turn, tiers.cold.series(filter), hot).await?;
         let Some(hot) = hot else { return Ok(None) };
         let overlap = |under: &SeriesInfo| {
             let over = hot.get(&under.series)?;

@@ -15,6 +15,10 @@ use crate::repeated::is_due;
 /// How often the oldest are removed until what is left is small enough.
 const STEPS_MAX: u32 = 20;
 
+/// The least part of a store that is removed when it is too large: of less it might not become smaller,
+/// as files shrink by whole pages.
+const SHARE_MIN: f64 = 0.01;
+
 /// Applies a policy, unless somebody did within `interval`.
 pub(super) async fn apply(
     store: &Rolled,
@@ -141,10 +145,6 @@ fn entry(place: &Place, stats: &StorageStats) -> RetentionEntry {
 fn rows(place: &Place, stats: &StorageStats) -> u64 {
     stats.total_metrics / place.row_samples()
 }
-
-/// The least part of a store that is removed when it is too large: of less it might not become smaller,
-/// as files shrink by whole pages.
-const SHARE_MIN: f64 = 0.01;
 
 /// Which part of a store that is too large is too much.
 fn share(stats: &StorageStats, bytes_max: u64) -> f64 {

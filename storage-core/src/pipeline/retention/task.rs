@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::{RetentionPolicy, RetentionReport};
+use crate::deadline::after;
 use crate::error::{ErrorKind, Result};
 use crate::pipeline::rollup::Rolled;
 use crate::repeated::{Counted, Counts, Repeated, Stop};
@@ -123,21 +124,33 @@ impl Work {
     async fn run(self, refresh_interval: Duration, mut stop: Stop) {
         let mut refreshes = interval(refresh_interval.min(self.retention_interval));
         refreshes.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let (mut due, mut is_behind) = (Instant::now(), false);
+        let mut due = Instant::now();
+        // What retention failed with and has not made good.
+        let mut behind = None;
         loop {
             tokio::select! {
                 () = stop.wait() => return,
                 _ = refreshes.tick() => {}
             }
             let Some(store) = self.store.upgrade() else { return };
-            let mut result = self.refresh(&store).await;
-            if result.is_ok() && Instant::now() >= due {
-                result = self.retain(&store).await;
-                due = Instant::now() + self.retention_interval;
-                is_behind = result.as_ref().is_err_and(|error| error.kind() != ErrorKind::Busy);
-            }
-            if self.note(result, is_behind) {
+            let refreshed = self.refresh(&store).await;
+            if self.note(&refreshed, &behind) {
                 return;
+            }
+            if refreshed.is_err() || Instant::now() < due {
+                continue;
+            }
+            let retained = self.retain(&store).await;
+            due = after(Instant::now(), self.retention_interval);
+            let is_busy = retained.as_ref().is_err_and(|error| error.kind() == ErrorKind::Busy);
+            if !is_busy {
+                behind = None;
+            }
+            if self.note(&retained, &behind) {
+                return;
+            }
+            if !is_busy {
+                behind.clone_from(&self.counts.lock().last_error);
             }
         }
     }
@@ -169,17 +182,15 @@ impl Work {
         Ok(())
     }
 
-    /// Counts a failure; whether it is one to end with. An earlier one is no longer told, unless it is
-    /// one of a retention that was not made up for.
-    fn note(&self, result: Result<()>, is_behind: bool) -> bool {
-        if !is_behind {
-            self.counts.lock().last_error = None;
-        }
+    /// Counts a failure; whether it is one to end with. After a success what is told is what retention is
+    /// `behind` with.
+    fn note(&self, result: &Result<()>, behind: &Option<String>) -> bool {
+        self.counts.lock().last_error.clone_from(behind);
         let Err(error) = result else { return false };
         if error.kind() == ErrorKind::Busy {
             self.counts.lock().skipped += 1;
             return false;
         }
-        self.counts.note_failure("rolling up or retention", &error)
+        self.counts.note_failure("rolling up or retention", error)
     }
 }

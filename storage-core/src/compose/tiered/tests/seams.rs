@@ -422,8 +422,6 @@ async fn the_newest_ask_the_cold_tier_for_series_that_stopped_alone() {
         assert_eq!(store.latest(filter, n).await.unwrap(), plain.latest(filter, n).await.unwrap());
         assert_eq!(calls(&place.cold), known, "{n}");
     }
-    store.series(&any).await.unwrap();
-    assert_eq!(calls(&place.cold), known);
     // The hot tier holds a sample of each two hours of two days.
     assert_eq!(store.latest(&one, 25).await.unwrap(), plain.latest(&one, 25).await.unwrap());
     assert_eq!(calls(&place.cold), known + 1);
