@@ -322,8 +322,7 @@ async fn a_failed_retention_is_told_until_one_works() {
     let counts = task.counts();
     assert!(counts.refreshes > 20 && counts.last_error.is_some(), "{counts:?}");
     // Also after another failure, which is made good.
-    stores.raw.control().inject(Operation::WriteBatch, Fault::Refused);
-    stores.control.control().inject(Operation::WriteBatch, Fault::Refused);
+    stores.raw.control().inject(Operation::Stats, Fault::Refused);
     tokio::time::sleep(HOUR / 4).await;
     let counts = task.counts();
     assert!(counts.failures == 2 && counts.last_error.is_some(), "{counts:?}");
@@ -339,7 +338,7 @@ async fn a_retention_that_is_never_due_again_stops_no_rollups() {
     let task = RetentionTask::start(&store, policy(), HOUR, Duration::MAX);
     tokio::time::sleep(10 * HOUR).await;
     let counts = task.stop().await;
-    assert!(counts.refreshes > 9 && counts.runs == 1, "{counts:?}");
+    assert!(counts.refreshes > 9 && counts.runs + counts.skipped == 1, "{counts:?}");
 }
 
 #[tokio::test(start_paused = true)]
