@@ -286,8 +286,11 @@ fn named_series(filter: &SeriesFilter) -> Option<Vec<SeriesKey>> {
     if servers.len().saturating_mul(metrics.len()) > SCAN_STEP_SERIES {
         return None;
     }
-    let of = |server: &String| metrics.iter().map(|metric| SeriesKey::new(server, metric));
-    Some(servers.iter().flat_map(of).collect())
+    let named = servers.iter().flat_map(|server| {
+        let of = move |metric| SeriesKey::new(server.as_str(), metric);
+        metrics.iter().map(String::as_str).map(of)
+    });
+    Some(named.collect())
 }
 
 /// What a step of a scan found.

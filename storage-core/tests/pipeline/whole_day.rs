@@ -132,6 +132,23 @@ fn step(number: i64, random: &mut fastrand::Rng) -> Vec<MetricRecord> {
     batch
 }
 
+/// The hours of the day out of rollups, of which none is gone.
+async fn hours_of(store: &Rolled) -> BTreeMap<(SeriesKey, i64), Window> {
+    let end = from_ms(START_MS + 25 * 3_600_000);
+    let range = TimeRange::new(from_ms(START_MS), end).unwrap();
+    let found = store.rolled_windows(&SeriesFilter::any(), range, HOUR).await.unwrap();
+    assert!(found.stretches.iter().all(|stretch| stretch.source != WindowSource::Gone));
+    let mut hours = BTreeMap::new();
+    for one in &found.series {
+        for window in &one.windows {
+            let hour = window.start.timestamp_millis().div_euclid(3_600_000);
+            let (count, sum) = (window.aggregation.count, window.aggregation.sum.unwrap());
+            hours.insert((one.series.clone(), hour), Window { count, sum });
+        }
+    }
+    hours
+}
+
 #[tokio::test(start_paused = true)]
 async fn every_sample_of_a_day_is_in_the_rollups_of_its_hour() {
     let place = Place::new();
@@ -183,18 +200,7 @@ async fn every_sample_of_a_day_is_in_the_rollups_of_its_hour() {
 
     rolled.refresh().await.unwrap();
     rolled.retain(&policy).await.unwrap();
-    let end = from_ms(START_MS + 25 * 3_600_000);
-    let range = TimeRange::new(from_ms(START_MS), end).unwrap();
-    let found = rolled.rolled_windows(&SeriesFilter::any(), range, HOUR).await.unwrap();
-    assert!(found.stretches.iter().all(|stretch| stretch.source != WindowSource::Gone));
-    let mut hours = BTreeMap::new();
-    for one in &found.series {
-        for window in &one.windows {
-            let hour = window.start.timestamp_millis().div_euclid(3_600_000);
-            let (count, sum) = (window.aggregation.count, window.aggregation.sum.unwrap());
-            hours.insert((one.series.clone(), hour), Window { count, sum });
-        }
-    }
+    let hours = hours_of(&rolled).await;
     assert_eq!(hours, sent.hours);
     let counted: u64 = hours.values().map(|window| window.count).sum();
     assert_eq!(counted, sent.records);
