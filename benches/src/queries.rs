@@ -4,13 +4,14 @@
 //! Where the suite's description and its code differ, the code counts: single-groupby groups by
 //! the minute, double-groupby covers twelve hours.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::TryStreamExt;
 use storage_core::{
-    Matcher, MetricAggregation, Result, Sample, SeriesFilter, StorageBackend, TimeRange, Window,
+    Matcher, MetricAggregation, MetricRecord, Result, Sample, SeriesFilter, SeriesSamples,
+    StorageBackend, TimeRange, Window,
 };
 
 use crate::tsbs::FIELDS;
@@ -196,48 +197,37 @@ async fn newest_minutes(store: &dyn StorageBackend, end: DateTime<Utc>) -> Resul
     Ok(newest)
 }
 
-/// Asks for the minutes in which the first field is high, and then for all fields around those.
+/// Asks for the first field, and then for all fields around the times at which it is high.
 async fn high_cpu(store: &dyn StorageBackend, draw: &Draw) -> Result<Vec<Row>> {
     let (range, host) = (draw.hours(12)?, &draw.hosts[0]);
-    let first = SeriesFilter::exact(host, FIELDS[0])?;
-    let windows = store.windows(&first, range, MINUTE).await?;
-    let high_minutes = windows
-        .iter()
-        .flat_map(|series| &series.windows)
-        .filter_map(|window| (window.aggregation.max? > HIGH).then_some(window.start));
+    let first = store.query_range(host, FIELDS[0], range).await?;
+    let is_high = |record: &MetricRecord| (record.value > HIGH).then_some(record.timestamp);
+    let high: BTreeSet<_> = first.iter().filter_map(is_high).collect();
     let all =
         SeriesFilter { server_id: Matcher::exact(host)?, metric_type: Matcher::any_of(FIELDS)? };
     let mut rows: Vec<Row> = Vec::new();
-    for stretch in stretches(high_minutes, range)? {
-        let mut samples: BTreeMap<String, Vec<Sample>> = BTreeMap::new();
+    for stretch in stretches(&high)? {
         let mut batches = store.scan(&all, stretch);
-        while let Some(batch) = batches.try_next().await? {
-            samples.entry(batch.series.metric_type).or_default().extend(batch.samples);
-        }
-        let is_high = |sample: &&Sample| sample.value > HIGH;
-        let of_first = samples.get(FIELDS[0]).into_iter().flatten();
-        let high: BTreeSet<_> = of_first.filter(is_high).map(|sample| sample.timestamp).collect();
-        for (name, samples) in samples {
+        while let Some(SeriesSamples { series, samples }) = batches.try_next().await? {
             let chosen = samples.into_iter().filter(|sample| high.contains(&sample.timestamp));
-            rows.extend(chosen.map(|s| (name.clone(), s.timestamp.timestamp_millis(), s.value)));
+            let row =
+                |s: Sample| (series.metric_type.clone(), s.timestamp.timestamp_millis(), s.value);
+            rows.extend(chosen.map(row));
         }
     }
     rows.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
     Ok(rows)
 }
 
-/// Joins minutes, in order, to stretches of time inside `range`; what lies between two that are
-/// near each other is cheaper to read than to leave out.
-fn stretches(
-    minutes: impl Iterator<Item = DateTime<Utc>>,
-    range: TimeRange,
-) -> Result<Vec<TimeRange>> {
+/// Joins times to stretches; what lies between two that are near each other is cheaper to read
+/// than to leave out.
+fn stretches(times: &BTreeSet<DateTime<Utc>>) -> Result<Vec<TimeRange>> {
     let mut bounds: Vec<(DateTime<Utc>, DateTime<Utc>)> = Vec::new();
-    for start in minutes {
-        let end = (start + MINUTE).min(range.end());
+    for &start in times {
+        let end = start + TimeDelta::milliseconds(1);
         match bounds.last_mut() {
             Some(last) if start <= last.1 + NEAR => last.1 = end,
-            _ => bounds.push((start.max(range.start()), end)),
+            _ => bounds.push((start, end)),
         }
     }
     bounds.into_iter().map(|(start, end)| TimeRange::new(start, end)).collect()
