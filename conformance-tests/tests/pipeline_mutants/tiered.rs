@@ -64,13 +64,6 @@ pub(super) const ALL: &[Mutant] = &[
         ),
     },
     Mutant {
-        name: "the_cold_tier_is_remembered_while_it_is_filled",
-        file: "compose/tiered/cold.rs",
-        right: "Phase::Idle | Phase::Moving",
-        wrong: "Phase::Idle | Phase::Moving | Phase::Copying",
-        caught_by: tiers!("seams::what_the_cold_tier_holds_is_not_remembered_while_it_is_filled"),
-    },
-    Mutant {
         name: "the_newest_leave_out_series_that_stopped",
         file: "compose/tiered/cold.rs",
         right: "last.is_some_and(|last| last.timestamp >= info.newest)",

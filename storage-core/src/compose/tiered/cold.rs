@@ -42,6 +42,7 @@ impl Reading<'_> {
     /// Returns all series of the cold tier, in order; `None` if they are not known, or change just
     /// now. Who asks for all makes them known.
     pub(super) async fn cold_series(&mut self, filter: &SeriesFilter) -> Result<Remembered> {
+        // While something is copied the cold tier has to be asked before the hot one.
         while matches!(self.view.phase, Phase::Idle | Phase::Moving) {
             if let Some(known) = self.store.cold_series.of(&self.view) {
                 return Ok(known);

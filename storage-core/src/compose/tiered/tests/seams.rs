@@ -450,28 +450,3 @@ async fn what_the_cold_tier_holds_is_read_anew_after_moves_and_prunes_of_others(
     );
     assert_same(&store, &plain).await;
 }
-
-/// The cold tier fills under one and the same view.
-#[tokio::test(start_paused = true)]
-async fn what_the_cold_tier_holds_is_not_remembered_while_it_is_filled() {
-    let (place, store, plain) = both_filled().await;
-    let reader = open_long(&place, Duration::ZERO).await;
-    let options = CopyOptions::default().with_window(Duration::from_secs(86_400));
-    for _ in 0..4 {
-        let slow = Fault::SlowBefore(Duration::from_millis(20));
-        place.cold.control().inject(Operation::WriteBatch, slow);
-    }
-    let mut moving = store.begin_move().await.unwrap();
-    {
-        let mut copying = std::pin::pin!(moving.copy(4 * DAY_MS, &options, |_| {}));
-        while timeout(Duration::from_millis(7), &mut copying).await.is_err() {
-            assert_same(&reader, &plain).await;
-        }
-    }
-    assert_same(&reader, &plain).await;
-    moving.close().await.unwrap();
-    moving.publish().await.unwrap();
-    moving.prune_hot().await.unwrap();
-    moving.end().await.unwrap();
-    assert_same(&reader, &plain).await;
-}
