@@ -166,21 +166,21 @@ impl Reading<'_> {
             };
             found.into_iter().map(of).collect::<Vec<_>>()
         };
-        let (under, over) = match known {
-            Some(known) => {
-                let hot = counted(tiers.hot.latest(filter, n).await?, parts.hot);
-                if cold::is_older(&known, filter, &hot, n) {
-                    return Ok(overlay::latest(Vec::new(), hot, n));
-                }
-                (tiers.cold.latest(filter, n).await?, hot)
-            }
+        let (cold, hot) = match &known {
+            Some(_) => (None, tiers.hot.latest(filter, n).await?),
             None => {
                 let (cold, hot) = (tiers.cold.latest(filter, n), tiers.hot.latest(filter, n));
                 let (cold, hot) = both(parts.in_turn, cold, hot).await?;
-                (cold, counted(hot, parts.hot))
+                (Some(cold), hot)
             }
         };
-        Ok(overlay::latest(counted(under, parts.cold), over, n))
+        let hot = counted(hot, parts.hot);
+        let cold = match (cold, known) {
+            (Some(cold), _) => cold,
+            (None, Some(known)) if cold::is_older(&known, filter, &hot, n) => Vec::new(),
+            (None, _) => tiers.cold.latest(filter, n).await?,
+        };
+        Ok(overlay::latest(counted(cold, parts.cold), hot, n))
     }
 
     /// Returns the series of both tiers, when no prune is under way that would have to be counted.
