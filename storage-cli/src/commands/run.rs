@@ -39,7 +39,7 @@ const CLOSE_TIME_MIN: Duration = Duration::from_secs(5);
 
 pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let config = Config::load(&args.file.config)?.storage;
-    let mut stop = stop_signals()?;
+    let mut stop = Stop { signals: stop_signals()?, is_asked: false };
     let input = Input::open(args, &config).await?;
     let spool = config.open_spool().await?;
     let store = LateStore::open(&config).await?;
@@ -54,7 +54,7 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     let actor = actor.start()?;
     let ended = tokio::select! {
         ended = input.ended() => ended,
-        _ = stop.recv() => Ok(()),
+        () = stop.asked() => Ok(()),
         () = watch_health(&actor) => Ok(()),
         refused = store.watch(output) => Err(refused),
     };
@@ -73,12 +73,35 @@ pub(super) async fn run(args: &Run, output: &mut Output) -> Result<ExitCode> {
     }
 }
 
+/// Who asks for the end. Once may come when it has begun by itself; only twice means that nobody wants to
+/// wait.
+struct Stop {
+    signals: mpsc::Receiver<()>,
+    is_asked: bool,
+}
+
+impl Stop {
+    /// Waits until somebody asks.
+    async fn asked(&mut self) {
+        self.signals.recv().await;
+        self.is_asked = true;
+    }
+
+    /// Waits until somebody who has asked asks again.
+    async fn asked_again(&mut self) {
+        if !self.is_asked {
+            self.asked().await;
+        }
+        self.signals.recv().await;
+    }
+}
+
 /// Ends input, actor and upkeep, all within `shutdown`.
 async fn drain(
     input: &mut Running,
     actor: &StorageHandle,
     store: &LateStore,
-    stop: &mut mpsc::Receiver<()>,
+    stop: &mut Stop,
     shutdown: Duration,
 ) -> (DrainReport, UpkeepCounts) {
     let started = Instant::now();
@@ -91,7 +114,7 @@ async fn drain(
     let report = tokio::select! {
         (report, ()) = async { tokio::join!(storing, &mut upkeep) } => report,
         // Who asks twice does not want to wait; what the spool can take at once goes there.
-        _ = stop.recv() => {
+        () = stop.asked_again() => {
             let report = actor.shutdown(HASTE).await;
             // What it did until then is lost to the summary alone.
             let _ = timeout(HASTE, &mut upkeep).await;
@@ -105,7 +128,7 @@ async fn drain(
 async fn close(
     spool: Option<Spool>,
     store: &LateStore,
-    stop: &mut mpsc::Receiver<()>,
+    stop: &mut Stop,
     end: Instant,
 ) -> Result<()> {
     let closing = async {
@@ -121,7 +144,7 @@ async fn close(
     tokio::select! {
         closed = closing => closed,
         () = sleep_until(late) => bail!("the store did not close in time"),
-        _ = stop.recv() => bail!("ended before the store was closed"),
+        () = stop.asked_again() => bail!("ended before the store was closed"),
     }
 }
 
