@@ -86,18 +86,12 @@ impl Late {
         (child, input)
     }
 
-    /// How many samples there are at `url`; none where nothing can be asked.
-    fn count(&self, url: &str) -> u64 {
-        let run = self.fixture.run(&["--format", "json", "stats", "--url", url]);
-        if run.code == 0 { run.json()["samples"].as_u64().unwrap() } else { 0 }
-    }
-
     fn stored(&self) -> u64 {
-        self.count(&self.server.url)
+        self.fixture.samples_at(&self.server.url)
     }
 
     fn spooled(&self) -> u64 {
-        self.count(&format!("sqlite://{}", self.fixture.path("spool.db").display()))
+        self.fixture.samples_at(&format!("sqlite://{}", self.fixture.path("spool.db").display()))
     }
 
     fn psql(&self, sql: &str) {

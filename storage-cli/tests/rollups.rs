@@ -4,7 +4,7 @@
 
 mod common;
 
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{Fixture, Run, Told, terminate, until};
@@ -136,16 +136,15 @@ fn widths_of_ones_own_are_kept_each_for_its_time() {
     assert!(refused.contains("parameter=widths") && refused.contains("1200s"), "{refused}");
 }
 
+fn start(fixture: &Fixture) -> Child {
+    let mut command = fixture.command(&["--format", "json", "run", "--stdin"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
 #[test]
 fn run_prunes_behind_rollups() {
     let fixture = configured(a_week_of_samples());
-    let mut child = fixture
-        .command(&["--format", "json", "run", "--stdin"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = start(&fixture);
     let mut input = child.stdin.take().unwrap();
     std::io::Write::write_all(&mut input, lines().as_bytes()).unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -171,12 +170,7 @@ fn of_two_processes_one_at_a_time_prunes() {
     let fixture = configured(a_week_of_samples());
     fixture.ok(&["import", &fixture.file("in.jsonl", &lines())]);
     let before = daily(&fixture);
-    let start = || {
-        let mut command = fixture.command(&["--format", "json", "run", "--stdin"]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command.spawn().unwrap()
-    };
-    let mut children = [start(), start()];
+    let mut children = [start(&fixture), start(&fixture)];
     let told = children.each_mut().map(Told::of);
     let both = || told.iter().all(|told| told.text().contains("Ctrl-C ends"));
     until(Duration::from_secs(60), "they did not begin", both);

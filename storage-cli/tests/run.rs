@@ -81,10 +81,7 @@ fn a_batch_for_parquet_is_as_large_as_is_said() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(lines(0..3000).as_bytes()).unwrap();
     let url = format!("parquet://{}", base.display());
-    let stored = || {
-        let run = fixture.run(&["--format", "json", "stats", "--url", &url]);
-        if run.code == 0 { run.json()["samples"].as_u64().unwrap() } else { 0 }
-    };
+    let stored = || fixture.samples_at(&url);
     until(Duration::from_secs(60), "no batch was stored", || stored() > 0);
     // What is left is not a batch, and waits.
     assert_eq!(stored(), 2000);

@@ -55,12 +55,6 @@ impl Archived {
         command.spawn().unwrap()
     }
 
-    /// How many samples there are at `url`; none where there is no store yet.
-    fn count(&self, url: &str) -> u64 {
-        let run = self.fixture.run(&["--format", "json", "stats", "--url", url]);
-        if run.code == 0 { run.json()["samples"].as_u64().unwrap() } else { 0 }
-    }
-
     /// Everything since so many days ago, in both tiers.
     fn since(&self, days: i64) -> String {
         self.since_at(&self.both(), days)
@@ -97,8 +91,8 @@ fn what_is_old_is_archived_then_removed_and_what_comes_is_stored() {
     let before = archived.hot_since(19);
     let mut child = archived.start();
     until(PATIENCE, "nothing was archived and removed", || {
-        let in_hot = archived.count(&archived.fixture.url());
-        let in_cold = archived.count(&archived.cold());
+        let in_hot = archived.fixture.samples_at(&archived.fixture.url());
+        let in_cold = archived.fixture.samples_at(&archived.cold());
         // Of each the day in which its age ends, or a part of it, may be there.
         in_hot <= 8 * SAMPLES_A_DAY && in_hot + in_cold <= 21 * SAMPLES_A_DAY + 1
     });
@@ -113,7 +107,7 @@ fn what_is_old_is_archived_then_removed_and_what_comes_is_stored() {
     let count = |key: &str| summary[key].as_u64().unwrap();
     assert_eq!((count("samples_stored"), count("samples_lost")), (2, 0));
     assert!(count("samples_archived") >= 32 * SAMPLES_A_DAY, "{summary}");
-    let left = archived.count(&archived.both());
+    let left = archived.fixture.samples_at(&archived.both());
     assert_eq!(left, SAMPLES + 2 - count("samples_pruned"), "{summary}");
     // The rollups are those of all days.
     let samples = archived.both().replace('%', "%25").replace('&', "%26");
@@ -136,7 +130,7 @@ fn a_signal_ends_it_with_the_window_under_way() {
     let mut input = child.stdin.take().unwrap();
     input.write_all(line(archived.now_ms + 1).as_bytes()).unwrap();
     until(PATIENCE, "nothing was archived", || {
-        archived.count(&archived.fixture.url()) < SAMPLES - SAMPLES_A_DAY
+        archived.fixture.samples_at(&archived.fixture.url()) < SAMPLES - SAMPLES_A_DAY
     });
     let run = ended(child);
     drop(input);
@@ -144,8 +138,8 @@ fn a_signal_ends_it_with_the_window_under_way() {
     let moved = run.json()["samples_archived"].as_u64().unwrap();
     assert!((SAMPLES_A_DAY..SAMPLES / 2).contains(&moved), "{run:?}");
     let stored = run.json()["samples_stored"].as_u64().unwrap();
-    assert_eq!(archived.count(&archived.cold()), moved);
-    assert_eq!(archived.count(&archived.fixture.url()), SAMPLES - moved + stored);
+    assert_eq!(archived.fixture.samples_at(&archived.cold()), moved);
+    assert_eq!(archived.fixture.samples_at(&archived.fixture.url()), SAMPLES - moved + stored);
     let after = archived.since(DAYS);
     assert!(after.starts_with(before.trim_end()), "the answers changed");
     // Its turn was given back: nobody has to wait until it runs out.
@@ -165,20 +159,27 @@ fn killed_in_the_middle_it_neither_loses_nor_doubles() {
     );
     let before = archived.hot_since(DAYS);
     let mut child = archived.start();
-    until(PATIENCE, "nothing was archived", || archived.count(&archived.cold()) > 0);
+    until(PATIENCE, "nothing was archived", || archived.fixture.samples_at(&archived.cold()) > 0);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(archived.since(DAYS) == before, "changed after the kill");
-    let moved = archived.count(&archived.cold());
+    let moved = archived.fixture.samples_at(&archived.cold());
     assert!(moved < SAMPLES / 2, "{moved} were moved already");
     let child = archived.start();
-    until(PATIENCE, "the next one did not go on", || archived.count(&archived.cold()) > moved);
+    until(PATIENCE, "the next one did not go on", || {
+        archived.fixture.samples_at(&archived.cold()) > moved
+    });
     let run = ended(child);
     assert_eq!(run.code, 0, "{run:?}");
     assert!(archived.since(DAYS) == before, "changed in the end");
-    let (in_hot, in_cold) =
-        (archived.count(&archived.fixture.url()), archived.count(&archived.cold()));
-    assert_eq!((in_hot + in_cold, archived.count(&archived.both())), (SAMPLES, SAMPLES));
+    let (in_hot, in_cold) = (
+        archived.fixture.samples_at(&archived.fixture.url()),
+        archived.fixture.samples_at(&archived.cold()),
+    );
+    assert_eq!(
+        (in_hot + in_cold, archived.fixture.samples_at(&archived.both())),
+        (SAMPLES, SAMPLES)
+    );
 }
 
 #[test]
@@ -192,5 +193,5 @@ fn a_check_says_what_is_archived_and_what_is_wrong_with_it() {
     let mut command = archived.fixture.command(&["run", "--stdin"]);
     let run = Run::of(command.env("STORAGE__RETENTION__RAW_METRICS", "7d").output().unwrap());
     assert!(run.code == 1 && run.stderr.contains("before they are archived"), "{run:?}");
-    assert_eq!(archived.count(&archived.fixture.url()), SAMPLES);
+    assert_eq!(archived.fixture.samples_at(&archived.fixture.url()), SAMPLES);
 }

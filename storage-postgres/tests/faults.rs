@@ -79,12 +79,16 @@ impl Fresh {
 
     /// Options by way of a proxy.
     async fn by_proxy(&self) -> (Proxy, PostgresOptions) {
-        let server: tokio_postgres::Config = self.url.parse().unwrap();
-        let port = server.get_ports()[0];
-        let proxy = Proxy::start(format!("127.0.0.1:{port}")).await;
-        let url = self.url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
-        let options = support::options(&url, &self.schema);
-        (proxy, options)
+        let (proxy, url) = Proxy::before(&self.url).await;
+        (proxy, support::options(&url, &self.schema))
+    }
+
+    /// A connection that keeps everybody from the samples until it is told to roll back.
+    async fn lock_samples(&self) -> tokio_postgres::Client {
+        let holder = support::raw(&self.url).await;
+        let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", self.schema);
+        holder.batch_execute(&lock).await.unwrap();
+        holder
     }
 
     async fn remove(self) {
@@ -314,9 +318,7 @@ fn held_lock() -> Result<(), Failed> {
         let options = fresh.options().lock_timeout(Duration::from_millis(100));
         let store = PostgresBackend::open(options).await.unwrap();
         store.write_batch(&batch(0, 10)).await.unwrap();
-        let holder = support::raw(&fresh.url).await;
-        let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", fresh.schema);
-        holder.batch_execute(&lock).await.unwrap();
+        let holder = fresh.lock_samples().await;
         let cutoff = from_ms(start_ms() + DAY_MS);
         let query = store.query_range("a", "m", TimeRange::all()).await.map(drop);
         let written = store.write_batch(&batch(1, 10)).await;
@@ -334,7 +336,7 @@ fn held_lock() -> Result<(), Failed> {
         // A COPY that could not begin leaves the driver one answer behind: the second is the first of
         // its connection, so that what comes after it is not tried again.
         for _ in 0..5 {
-            holder.batch_execute(&lock).await.unwrap();
+            let holder = fresh.lock_samples().await;
             for _ in 0..2 {
                 let error = store.write_batch(&batch(1, 10)).await.unwrap_err();
                 assert_eq!((error.kind(), error.outcome()), (ErrorKind::Busy, Outcome::NotApplied));
@@ -363,9 +365,7 @@ fn dropped_write() -> Result<(), Failed> {
         let fresh = Fresh::new();
         let store = Arc::new(fresh.open().await);
         store.write_batch(&batch(0, 10)).await.unwrap();
-        let (admin, holder) = (support::raw(&fresh.url).await, support::raw(&fresh.url).await);
-        let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", fresh.schema);
-        holder.batch_execute(&lock).await.unwrap();
+        let (admin, holder) = (support::raw(&fresh.url).await, fresh.lock_samples().await);
         let given_up = tokio::spawn({
             let store = Arc::clone(&store);
             async move { store.write_batch(&batch(1, 10)).await }
@@ -506,9 +506,7 @@ fn slow_statements() -> Result<(), Failed> {
         let store =
             PostgresBackend::open(options.lock_timeout(Duration::from_secs(5))).await.unwrap();
         store.write_batch(&batch(0, 10)).await.unwrap();
-        let holder = support::raw(&fresh.url).await;
-        let lock = format!("BEGIN; LOCK TABLE {}.samples IN ACCESS EXCLUSIVE MODE", fresh.schema);
-        holder.batch_execute(&lock).await.unwrap();
+        let holder = fresh.lock_samples().await;
         let query = store.query_range("a", "m", TimeRange::all()).await.map(drop);
         let written = store.write_batch(&batch(1, 10)).await;
         for (call, result) in [("query", query), ("write", written)] {

@@ -2,7 +2,8 @@
 //! it, the Community edition where `STORAGE_TEST_TIMESCALE_URL` names such a server.
 //!
 //! Each store is a hypertable of that edition. One that is not there is one ignored test, or a failed
-//! one where `CONFORMANCE_REQUIRE` names it; `all` means the Apache edition, too, since that can be had by everybody.
+//! one where `CONFORMANCE_REQUIRE` names it; `all` means the Apache edition, too, since that can be
+//! had by everybody.
 #![allow(clippy::unwrap_used)]
 
 #[path = "support/mod.rs"]

@@ -44,10 +44,7 @@ fn batch(range: std::ops::Range<i64>) -> Vec<MetricRecord> {
 fn stalled_prune() -> Result<(), Failed> {
     block_on(async {
         let (url, schema) = (support::url().unwrap(), fresh_schema());
-        let server: tokio_postgres::Config = url.parse().unwrap();
-        let port = server.get_ports()[0];
-        let proxy = Proxy::start(format!("127.0.0.1:{port}")).await;
-        let by_proxy = url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
+        let (proxy, by_proxy) = Proxy::before(&url).await;
         // Tables and partitions are there, however long that takes.
         let first = PostgresBackend::open(support::options(&url, &schema)).await.unwrap();
         first.write_batch(&batch(0..1000)).await.unwrap();

@@ -70,8 +70,7 @@ impl Slice {
                 sealed.iter().filter(|sealed| self.holds(sealed.ms)).try_for_each(&mut take)?;
                 continue;
             }
-            let (times, values) = block::decode_values(payload_of(block)?, self.range.end_ms())?;
-            let part = times.before(self.range.start_ms())..times.before(self.range.end_ms());
+            let (times, values, part) = self.part_of(block)?;
             for (index, &value) in part.clone().zip(&values[part]) {
                 take(&RawSample { ms: times.at(index), value, metadata: None })?;
             }
@@ -180,8 +179,7 @@ impl Slice {
         mut newer: &[RawSample],
         take: &mut impl FnMut(Piece<'_>),
     ) -> Result<()> {
-        let (times, values) = block::decode_values(payload_of(block)?, self.range.end_ms())?;
-        let part = times.before(self.range.start_ms())..times.before(self.range.end_ms());
+        let (times, values, part) = self.part_of(block)?;
         if newer.is_empty() {
             take(Piece::Run(&times, part, &values));
             return Ok(());
@@ -203,6 +201,13 @@ impl Slice {
         }
         newer.iter().for_each(|sample| take(sample.into()));
         Ok(())
+    }
+
+    /// Takes a block apart without its metadata, and says which of its samples lie in the range.
+    fn part_of(&self, block: &BlockRow) -> Result<(Times, Vec<f64>, Range<usize>)> {
+        let (times, values) = block::decode_values(payload_of(block)?, self.range.end_ms())?;
+        let part = times.before(self.range.start_ms())..times.before(self.range.end_ms());
+        Ok((times, values, part))
     }
 
     fn unsealed_between(&self, block: &BlockRow) -> &[RawSample] {

@@ -86,6 +86,12 @@ impl Fixture {
         lines[0].to_owned()
     }
 
+    /// How many samples there are at `url`; none where nothing can be asked.
+    pub(crate) fn samples_at(&self, url: &str) -> u64 {
+        let run = self.run(&["--format", "json", "stats", "--url", url]);
+        if run.code == 0 { run.json()["samples"].as_u64().unwrap() } else { 0 }
+    }
+
     /// Returns how many samples there are, none where there is no store.
     pub(crate) fn samples(&self) -> u64 {
         if !self.path("metrics.db").exists() {

@@ -61,6 +61,15 @@ impl Proxy {
         proxy
     }
 
+    /// In front of the server at `url`, which names 127.0.0.1 and a port; with the URL by way of it.
+    pub(crate) async fn before(url: &str) -> (Self, String) {
+        let server: tokio_postgres::Config = url.parse().unwrap();
+        let port = server.get_ports()[0];
+        let proxy = Self::start(format!("127.0.0.1:{port}")).await;
+        let by_proxy = url.replacen(&format!(":{port}/"), &format!(":{}/", proxy.port), 1);
+        (proxy, by_proxy)
+    }
+
     /// Strikes once `bytes` more bytes have gone through, on whichever connection.
     pub(crate) fn strike_after(&self, bytes: i64, then: Then) {
         self.state.stalls.store(then == Then::Stall, Ordering::SeqCst);

@@ -105,26 +105,47 @@ pub struct StorageConfig {
 impl std::fmt::Debug for StorageConfig {
     /// Without what is in URLs: it may be a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut shown = f.debug_struct("StorageConfig");
-        shown.field("backend", &self.backend);
-        shown.field("url", &self.url.as_deref().map(without_secrets));
-        shown.field("path", &self.path.as_deref().map(without_secrets));
-        shown.field("sqlite", &self.sqlite);
-        shown.field("postgres", &self.postgres);
-        shown.field("parquet", &self.parquet);
-        shown.field("buffer_size", &self.buffer_size);
-        shown.field("flush_interval_secs", &self.flush_interval_secs);
-        shown.field("shutdown_secs", &self.shutdown_secs);
-        shown.field("retention", &self.retention);
-        shown.field("pruning_interval", &self.pruning_interval);
-        shown.field("rollups", &self.rollups);
-        shown.field("rollup_interval", &self.rollup_interval);
-        shown.field("rollup_delay", &self.rollup_delay);
-        shown.field("archive", &self.archive);
-        shown.field("spool", &self.spool);
-        shown.field("collect", &self.collect);
-        shown.field("listen", &self.listen);
-        shown.finish()
+        // Taken apart, so that none is forgotten.
+        let Self {
+            backend,
+            url,
+            path,
+            sqlite,
+            postgres,
+            parquet,
+            buffer_size,
+            flush_interval_secs,
+            shutdown_secs,
+            retention,
+            pruning_interval,
+            rollups,
+            rollup_interval,
+            rollup_delay,
+            archive,
+            spool,
+            collect,
+            listen,
+        } = self;
+        f.debug_struct("StorageConfig")
+            .field("backend", backend)
+            .field("url", &url.as_deref().map(without_secrets))
+            .field("path", &path.as_deref().map(without_secrets))
+            .field("sqlite", sqlite)
+            .field("postgres", postgres)
+            .field("parquet", parquet)
+            .field("buffer_size", buffer_size)
+            .field("flush_interval_secs", flush_interval_secs)
+            .field("shutdown_secs", shutdown_secs)
+            .field("retention", retention)
+            .field("pruning_interval", pruning_interval)
+            .field("rollups", rollups)
+            .field("rollup_interval", rollup_interval)
+            .field("rollup_delay", rollup_delay)
+            .field("archive", archive)
+            .field("spool", spool)
+            .field("collect", collect)
+            .field("listen", listen)
+            .finish()
     }
 }
 
